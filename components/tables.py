@@ -1,0 +1,73 @@
+"""Texts: reading many from a file, how long one may be, and what to say of one that was cut."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+from components.errors import InputError
+from components.models import Loaded
+
+LARGEST = 5_000_000  # bytes of a text file
+TEXT_COLUMNS = ("text", "sentence", "content", "review", "comment")
+
+
+def read_texts(path: Path) -> list[str]:
+    """The lines of a TXT file, or a column of a CSV file: the one named text, else the first with words.
+
+    Raises InputError for a file that is empty, too large or not text.
+    """
+    raw = path.read_bytes()
+    if not raw.strip():
+        raise InputError("The file is empty. Choose one with a text on each line.")
+    if len(raw) > LARGEST:
+        raise InputError(f"The file has {len(raw) / 1e6:.1f} MB; at most {LARGEST / 1e6:.0f} MB are read.")
+    if b"\0" in raw:
+        raise InputError("The file is not plain text. Save it as a TXT or CSV file in UTF-8.")
+    try:
+        content = raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        content = raw.decode("cp1252", errors="replace")
+    if path.suffix.lower() != ".csv":
+        return content.splitlines()
+    try:
+        dialect: type[csv.Dialect] | csv.Dialect = csv.Sniffer().sniff(content[:4096], ",;\t")
+    except csv.Error:
+        dialect = csv.excel
+    rows = [row for row in csv.reader(io.StringIO(content), dialect) if any(cell.strip() for cell in row)]
+    header = [cell.strip().lower() for cell in rows[0]]
+    named = [i for i, name in enumerate(header) if name in TEXT_COLUMNS]
+    if named:
+        return [row[named[0]] for row in rows[1:] if len(row) > named[0]]
+    widths = [sum(len(row[i]) for row in rows if len(row) > i and not _is_number(row[i])) for i in range(len(header))]
+    widest = widths.index(max(widths))
+    return [row[widest] for row in rows if len(row) > widest]
+
+
+def _is_number(cell: str) -> bool:
+    return cell.strip().replace(".", "", 1).replace("-", "", 1).isdigit()
+
+
+def safe_cell(text: str) -> str:
+    """A text that a spreadsheet shows as it stands and does not take for a formula."""
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
+
+
+def longest_input(loaded: Loaded) -> int:
+    """Tokens that the model takes, special tokens included."""
+    config = loaded.model.config
+    positions = getattr(config, "max_position_embeddings", None) or 512
+    # RoBERTa counts positions from its padding token on.
+    if config.model_type in ("roberta", "xlm-roberta", "camembert"):
+        positions -= config.pad_token_id + 1
+    return min(positions, loaded.processor.model_max_length)
+
+
+def truncation_remarks(kept: list[str | None], limit: int) -> tuple[str, ...]:
+    """What to say of the texts that were cut; kept: what was read of each, None for all of it."""
+    cut = [text for text in kept if text is not None]
+    if not cut:
+        return ()
+    which = "The text was" if len(kept) == 1 else f"{len(cut)} of {len(kept)} texts were"
+    return (f"{which} cut to the {limit} tokens that the model takes. Read up to: “… {cut[0][-80:]}”",)

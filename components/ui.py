@@ -1,0 +1,360 @@
+"""Interface: the pieces every tab is made of. The only module here that names Gradio."""
+
+from __future__ import annotations
+
+import html
+import inspect
+import logging
+import secrets
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from components.checkpoints import Offer
+from components.demo import Demo, Status
+from components.errors import DemoError
+from components.progress import Progress
+
+log = logging.getLogger("tour")
+
+STYLE = Path(__file__).with_name("style.css")
+SCRIPT = Path(__file__).with_name("keys.html")
+
+
+def theme() -> gr.themes.Base:
+    """One calm theme; its fonts are served by this app."""
+    return gr.themes.Base(
+        primary_hue="teal",
+        neutral_hue="slate",
+        radius_size="lg",
+        font=[gr.themes.LocalFont("IBM Plex Sans"), "system-ui", "sans-serif"],
+        font_mono=[gr.themes.LocalFont("IBM Plex Mono"), "monospace"],
+    ).set(
+        block_border_width="1px",
+        block_shadow="none",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_text_color="white",
+        body_background_fill="*neutral_50",
+        block_label_text_weight="500",
+    )
+
+
+class Page:
+    """The skeleton of a tab: what it is; inputs left, answer right; status, examples and endpoints."""
+
+    def __init__(self, demo: Demo, offer: Offer) -> None:
+        self.demo, self.offer = demo, offer
+        self._stops: dict[str, threading.Event] = {}
+        gr.Markdown(demo.task, elem_classes="task")
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=5, min_width=300):
+                self._inputs = gr.Column()
+                with gr.Column():
+                    self.problem = gr.HTML(visible=True, elem_classes="problem")
+                    self._options = gr.Accordion("Options and checkpoint", open=False)
+                    with gr.Row():
+                        self._run = gr.Button("Run", variant="primary", elem_classes="run")
+                        self._stop = gr.Button("Stop", variant="stop", visible=False, elem_classes="stop")
+            with gr.Column(scale=6, min_width=300):
+                self._results = gr.Column()
+        self.status = gr.HTML(elem_classes="status")
+        self._below = gr.Column()
+        with self._options:
+            self.checkpoint = gr.Dropdown(
+                choices=_choices(offer),
+                value="auto",
+                label="Checkpoint",
+                info="Pick one, or type any owner/name or owner/name@revision of the hub.",
+                allow_custom_value=True,
+                filterable=True,
+            )
+
+    def inputs(self) -> gr.Column:
+        """Where the input and the one or two options that matter go; use it in a `with`."""
+        return self._inputs
+
+    def options(self) -> gr.Accordion:
+        """Options that are folded away."""
+        return self._options
+
+    def results(self) -> gr.Column:
+        """Where the answer goes first and its figure below."""
+        return self._results
+
+    def examples(self, rows: Sequence[Sequence[Any]], inputs: Sequence[gr.components.Component]) -> None:
+        """Rows that fill the inputs when clicked."""
+        with self._below:
+            gr.Examples([list(row) for row in rows], list(inputs), label="Examples", api_visibility="private")
+
+    def runs(
+        self,
+        act: Callable[..., Any],
+        inputs: Sequence[gr.components.Component],
+        outputs: Sequence[gr.components.Component],
+        stoppable: bool = False,
+    ) -> None:
+        """Run `act(*input values, checkpoint, report[, stop])` on a click or Ctrl+Enter.
+
+        It returns, or yields, a tuple of one value for each output and the Status, which may be None
+        while a generator is at work. A DemoError is shown above the button and the app goes on.
+        """
+        if stoppable:
+            self._stop.visible = True
+            self._stop.click(self._stop_now, None, None, queue=False, api_visibility="private")
+        handler = self._handler(act, len(outputs), stoppable)
+        gr.on(
+            [self._run.click],
+            handler,
+            [*inputs, self.checkpoint],
+            [*outputs, self.problem, self.status],
+            show_progress="full",
+            show_progress_on=[self.status],
+            concurrency_limit=4,
+            api_visibility="private",
+        )
+
+    def changes(
+        self,
+        selector: gr.components.Component,
+        act: Callable[..., Any],
+        inputs: Sequence[gr.components.Component],
+        outputs: Sequence[gr.components.Component],
+    ) -> None:
+        """Call `act` with the inputs' values when the visitor picks something; a DemoError is shown."""
+
+        def handler(*values: Any) -> tuple[Any, ...]:
+            try:
+                with shown(self.demo.name):
+                    answer = act(*values)
+                    return (*(answer if len(outputs) > 1 else (answer,)), "")
+            except DemoError as error:
+                return (*(gr.skip(),) * len(outputs), problem(str(error)))
+
+        selector.input(
+            handler, inputs, [*outputs, self.problem], show_progress="minimal", api_visibility="private"
+        )
+
+    def _stop_now(self, request: gr.Request) -> None:
+        if stop := self._stops.get(request.session_hash or ""):
+            stop.set()
+
+    def left(self, request: gr.Request) -> None:
+        """The visitor closed the page: what runs for them ends."""
+        self._stop_now(request)
+
+    def _handler(self, act: Callable[..., Any], outputs: int, stoppable: bool) -> Callable[..., Any]:
+        def handler(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
+            # Gradio finds its progress bar among defaults, which cannot follow *values.
+            report = _reporter(gr.Progress())
+            stop, session = threading.Event(), request.session_hash or ""
+            self._stops[session] = stop
+            unchanged = (gr.skip(),) * outputs
+            yield (*unchanged, "", _waiting())
+            try:
+                with shown(self.demo.name):
+                    extra = (stop,) if stoppable else ()
+                    for *answer, status in _steps(act(*values, report, *extra)):
+                        yield (*answer, "", gr.skip() if status is None else status_line(status))
+            except DemoError as error:
+                yield (*(None,) * outputs, problem(str(error)), "")
+            finally:
+                stop.set()
+                if self._stops.get(session) is stop:
+                    del self._stops[session]
+
+        return handler
+
+    def endpoint(
+        self,
+        call: Callable[..., Any],
+        inputs: Sequence[gr.components.Component],
+        outputs: Sequence[gr.components.Component],
+    ) -> None:
+        """A named, documented endpoint: its name, parameters and description are those of `call`.
+
+        The components give the types and defaults; they are not shown. An error reaches the client
+        as the sentence a visitor would read.
+        """
+        gr.on(
+            [gr.Button(visible=False).click],
+            _for_clients(call, self.demo.name),
+            list(inputs),
+            list(outputs),
+            api_name=self.demo.name if call.__name__ == "endpoint" else call.__name__,
+            concurrency_limit=4,
+        )
+
+
+def hidden(kind: type[gr.components.Component], label: str, **options: Any) -> Any:
+    """A component that only an endpoint uses."""
+    return kind(label=label, visible=False, render=True, **options)
+
+
+def checkpoint_parameter() -> gr.Textbox:
+    """The `checkpoint` parameter of an endpoint."""
+    return hidden(gr.Textbox, "checkpoint", value="auto", info='"auto", "course", "starter" or owner/name')
+
+
+@contextmanager
+def shown(name: str) -> Iterator[None]:
+    """Lets errors with a message for visitors through; any other is logged and gets a number.
+
+    Raises DemoError only.
+    """
+    try:
+        yield
+    except (DemoError, GeneratorExit):
+        raise
+    except Exception as error:
+        reference = secrets.token_hex(3)
+        log.exception("error %s in %s", reference, name)
+        raise DemoError(
+            f"Something went wrong that should not have. Try again; if it stays, tell us the number {reference}."
+        ) from error
+
+
+def _for_clients(call: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """The same function with a DemoError made one that Gradio hands to the client."""
+    if inspect.isgeneratorfunction(call):
+
+        @wraps(call)
+        def stream(*values: Any, **named: Any) -> Iterator[Any]:
+            try:
+                with shown(name):
+                    yield from call(*values, **named)
+            except DemoError as error:
+                raise gr.Error(str(error), print_exception=False) from error
+
+        return stream
+
+    @wraps(call)
+    def once(*values: Any, **named: Any) -> Any:
+        try:
+            with shown(name):
+                return call(*values, **named)
+        except DemoError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+
+    return once
+
+
+def _steps(answer: Any) -> Iterator[tuple[Any, ...]]:
+    """The tuples of a generator, or the one tuple that was returned."""
+    if isinstance(answer, Generator):
+        yield from answer
+    else:
+        yield answer
+
+
+def _reporter(bar: gr.Progress) -> Callable[[Progress], None]:
+    """A report that moves Gradio's progress bar."""
+
+    def report(progress: Progress) -> None:
+        share = progress.done / progress.total if progress.done is not None and progress.total else 0
+        bar(share, desc=str(progress).capitalize())
+
+    return report
+
+
+def _choices(offer: Offer) -> list[tuple[str, str]]:
+    return [
+        ("Automatic: the course's checkpoint, or the starter where there is no hub", "auto"),
+        (f"Course: {offer.course.name}", "course"),
+        (f"Starter: {offer.starter.name}", "starter"),
+        *((checkpoint.name, checkpoint.name) for checkpoint in offer.alternatives),
+    ]
+
+
+def problem(sentence: str) -> str:
+    """An error message as HTML."""
+    return f'<p role="alert">{html.escape(sentence)}</p>' if sentence else ""
+
+
+def _waiting() -> str:
+    return '<p class="line">Running …</p>'
+
+
+def seconds(value: float) -> str:
+    """Two digits that matter: 0.034 s, 1.2 s, 85 s."""
+    if value < 0.001:
+        return "under 0.001 s"
+    return f"{value:.0f} s" if value >= 9.95 else f"{float(f'{value:.2g}'):g} s"
+
+
+def status_line(status: Status) -> str:
+    """Checkpoint, source, device, dtype and times in one line, remarks below it."""
+    parts = [
+        f"<b>{html.escape(status.checkpoint)}</b>",
+        f'<span class="badge">{status.source}</span>',
+        html.escape(f"{status.device}, {status.dtype}"),
+        f"loaded in {seconds(status.load_seconds)}",
+        f"ran in {seconds(status.run_seconds)}",
+    ]
+    remarks = "".join(f'<p class="remark">{html.escape(remark)}</p>' for remark in status.remarks)
+    return f'<p class="line" role="status">{" · ".join(parts)}</p>{remarks}'
+
+
+def percent(share: float) -> str:
+    """A share between 0 and 1 with one decimal."""
+    return f"{100 * share:.1f} %"
+
+
+def bars(scores: Sequence[tuple[str, float]], most: int = 10, headline: bool = True) -> str:
+    """Labels with scores between 0 and 1 as bars, in the order given; the first one large above them.
+
+    Labels come from checkpoints and visitors: they are shown as text.
+    """
+    if not scores:
+        return ""
+    rows = "".join(
+        f'<div class="bar"><span class="name">{html.escape(label)}</span>'
+        f'<span class="track"><span style="width:{100 * score:.2f}%"></span></span>'
+        f'<span class="number">{percent(score)}</span></div>'
+        for label, score in scores[:most]
+    )
+    top, share = scores[0]
+    first = f'<p class="answer">{html.escape(top)} <span>{percent(share)}</span></p>' if headline else ""
+    rest = f'<p class="remark">and {len(scores) - most} more</p>' if len(scores) > most else ""
+    return f'{first}<div class="bars">{rows}</div>{rest}'
+
+
+def counts(labels: Sequence[str]) -> str:
+    """How many texts got each label, as bars of shares."""
+    tally = Counter(labels)
+    head = f'<p class="answer">{len(labels)} texts</p>'
+    return head + bars([(f"{label} ({n})", n / len(labels)) for label, n in tally.most_common()], headline=False)
+
+
+def download(name: str, content: str) -> str:
+    """A temporary file of that name for a download button; Gradio's cache deletes it after an hour."""
+    folder = Path(tempfile.mkdtemp(prefix="tour-"))
+    path = folder / name
+    path.write_text(content, encoding="utf-8")
+    return str(path)
+
+
+def scores_output() -> gr.Label:
+    """The output of endpoints that classify: the label dictionary of gr.Label, all scores."""
+    return hidden(gr.Label, "scores")
+
+
+def chips(labels: Sequence[str]) -> str:
+    """Labels as chips."""
+    return f'<div class="chips">{"".join(f"<span>{html.escape(label)}</span>" for label in labels)}</div>'
+
+
+def sequences(lead: str, texts: Sequence[str]) -> str:
+    """Generated texts side by side, each after its prompt."""
+    sections = "".join(
+        f'<section><h3>Sequence {i}</h3><span class="prompt">{html.escape(lead)}</span>{html.escape(text)}</section>'
+        for i, text in enumerate(texts, 1)
+    )
+    return f'<div class="sequences">{sections}</div>'

@@ -1,0 +1,353 @@
+"""A hub on this machine: serves folders as model repositories, by the protocol huggingface_hub speaks.
+
+    with HubServer({"owner/name": folder}) as hub:
+        fetch(..., endpoint=hub.url)
+
+It can be told to misbehave (`fail_next`, `cut_at`, `delay`, `gone`) and writes down what it was asked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import struct
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+LARGE = 50_000  # bytes; larger files count as kept in Git LFS, whose etag is their SHA-256
+BLOCK = 16_384
+
+API = re.compile(r"/api/models/(?P<repo>.+?)(/(?P<what>revision|tree)/(?P<revision>[^/]+)(/(?P<path>.*))?)?")
+RESOLVE = re.compile(r"/(?P<repo>.+?)/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
+
+
+@dataclass
+class Request:
+    """One line of the log. sent: bytes of the body that went out."""
+
+    method: str
+    path: str
+    range: str | None
+    authorized: bool
+    status: int = 0
+    sent: int = 0
+
+
+@dataclass
+class Repository:
+    """revisions: the folder of each branch or tag; access: public, gated (files only) or private."""
+
+    revisions: dict[str, Path]
+    access: str = "public"
+
+    def folder(self, revision: str) -> Path | None:
+        """By branch, tag, or commit, the latter also shortened."""
+        if revision in self.revisions:
+            return self.revisions[revision]
+        at = (folder for folder in self.revisions.values() if commit(folder).startswith(revision))
+        return next(at, None) if len(revision) >= 7 else None
+
+
+@dataclass
+class HubServer:
+    """folders: of the main branch of each repository. token: what opens gated and private ones.
+
+    cdn: hand large files out by a redirect to another host name, as the real hub does.
+    blobs: say sizes and hashes in listings, which some mirrors do not.
+    ranges: answer a Range with 206, which some mirrors do not.
+    counts: say how many parameters the safetensors have.
+    """
+
+    folders: Mapping[str, Path] = field(default_factory=dict)
+    token: str = "hf_let_me_in"
+    cdn: bool = False
+    blobs: bool = True
+    ranges: bool = True
+    counts: bool = True
+    delay: float = 0.0  # seconds before each answer
+    gone: bool = False  # close each connection without an answer
+    log: list[Request] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.repositories = {name: Repository({"main": folder}) for name, folder in self.folders.items()}
+        self.lock, self.stopped = threading.Lock(), threading.Event()
+        self._failures: list[tuple[str, int, dict[str, str], bytes]] = []
+        self._cuts: list[tuple[float, bool]] = []
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (_Handler,), {"hub": self}))
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self.cdn_url = f"http://localhost:{self._server.server_port}/cdn"
+
+    def __enter__(self) -> HubServer:
+        # A short poll: the shutdown waits for one.
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.gone = True
+        self.stopped.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def add(self, name: str, folder: Path, revision: str = "main", access: str = "public") -> str:
+        """Another repository, or another revision of one; returns its commit."""
+        repository = self.repositories.setdefault(name, Repository({}))
+        repository.revisions[revision], repository.access = folder, access
+        return commit(folder)
+
+    def fail_next(
+        self,
+        times: int,
+        status: int,
+        headers: dict[str, str] | None = None,
+        matching: str = "",
+        body: bytes = b'{"error": "told to fail"}',
+    ) -> None:
+        """Answer the next requests whose path contains `matching` with this status, headers and body."""
+        self._failures += [(matching, status, headers or {}, body)] * times
+
+    def cut_at(self, fraction: float, times: int = 1, then_gone: bool = False) -> None:
+        """Close the connection when this share of a large file is out, for so many answers."""
+        self._cuts += [(fraction, then_gone)] * times
+
+    def heal(self) -> None:
+        """Forget all faults."""
+        self.gone, self.delay = False, 0.0
+        self._failures.clear()
+        self._cuts.clear()
+
+    def requests(self, containing: str = "", method: str = "") -> list[Request]:
+        """What was asked for, by a part of the path and by method."""
+        with self.lock:
+            return [r for r in self.log if containing in r.path and method in ("", r.method)]
+
+    def sent(self, containing: str = "") -> int:
+        """Bytes of bodies that went out."""
+        return sum(request.sent for request in self.requests(containing))
+
+    def failure(self, path: str) -> tuple[int, dict[str, str], bytes] | None:
+        """The fault that this path is to meet now, taken off the list."""
+        with self.lock:
+            for number, (matching, status, headers, body) in enumerate(self._failures):
+                if matching in path:
+                    del self._failures[number]
+                    return status, headers, body
+        return None
+
+    def next_cut(self) -> tuple[float, bool] | None:
+        with self.lock:
+            return self._cuts.pop(0) if self._cuts else None
+
+    def large_file(self, sha256: str) -> Path | None:
+        """A file of any repository by its hash."""
+        for repository in self.repositories.values():
+            for folder in repository.revisions.values():
+                for path in files(folder):
+                    if is_large(path) and etag(path) == sha256:
+                        return path
+        return None
+
+
+class _Handler(BaseHTTPRequestHandler):
+    hub: HubServer
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def log_message(self, *_: object) -> None:
+        """Not to the terminal."""
+
+    def _answer(self) -> None:
+        hub, url = self.hub, urlsplit(self.path)
+        path = url.path
+        bearer = self.headers.get("Authorization", "")
+        self.entry = Request(self.command, path, self.headers.get("Range"), bool(bearer))
+        with hub.lock:
+            hub.log.append(self.entry)
+        self.known = bearer == f"Bearer {hub.token}"
+        if hub.delay:
+            hub.stopped.wait(hub.delay)
+        if hub.gone:
+            self.close_connection = True
+        elif failure := hub.failure(path):
+            self._send(failure[0], failure[2], failure[1])
+        elif path == "/":
+            self._send(200, b"the hub")
+        elif path.startswith("/cdn/") and (blob := hub.large_file(path.removeprefix("/cdn/"))):
+            self._file(blob, {"ETag": f'"{etag(blob)}"'})
+        elif match := API.fullmatch(path):
+            self._api(match, parse_qs(url.query))
+        elif match := RESOLVE.fullmatch(path):
+            self._resolve(match)
+        else:
+            self._error(404, "", "Not found")
+
+    def _open(self, match: re.Match[str], for_file: bool) -> Path | None:
+        """The folder asked for, or None after an error went out."""
+        repository = self.hub.repositories.get(unquote(match["repo"]))
+        if repository is None:
+            self._error(404, "RepoNotFound", "Repository not found")
+        elif repository.access == "private" and not self.known:
+            self._error(401, "RepoNotFound", "Invalid username or password.")
+        elif repository.access == "gated" and for_file and not self.known:
+            self._error(
+                403 if self.entry.authorized else 401, "GatedRepo", "Access to this model is restricted."
+            )
+        elif (folder := repository.folder(unquote(match["revision"] or "main"))) is None:
+            self._error(404, "RevisionNotFound", "Invalid rev id")
+        else:
+            return folder
+        return None
+
+    def _api(self, match: re.Match[str], query: dict[str, list[str]]) -> None:
+        name = unquote(match["repo"])
+        if (folder := self._open(match, for_file=False)) is None:
+            return
+        if match["what"] == "tree":
+            self._json([{"type": "file", "path": f.pop("rfilename"), "oid": f.pop("blobId"), **f}
+                        for f in listing(folder)])  # fmt: skip
+            return
+        repository = self.hub.repositories[name]
+        full = self.hub.blobs and "blobs" in query
+        info: dict[str, Any] = {
+            "id": name,
+            "modelId": name,
+            "sha": commit(folder),
+            "private": repository.access == "private",
+            "gated": "auto" if repository.access == "gated" else False,
+            "tags": [],
+            "siblings": [f if full else {"rfilename": f["rfilename"]} for f in listing(folder)],
+        }
+        if (counts := parameters(folder)) and self.hub.counts:
+            info["safetensors"] = {"parameters": counts, "total": sum(counts.values())}
+        self._json(info)
+
+    def _resolve(self, match: re.Match[str]) -> None:
+        if (folder := self._open(match, for_file=True)) is None:
+            return
+        commit_header = {"X-Repo-Commit": commit(folder)}
+        path = folder / unquote(match["path"])
+        if not path.is_file():
+            self._error(404, "EntryNotFound", "Entry not found", commit_header)
+            return
+        headers = commit_header | {"ETag": f'"{etag(path)}"'}
+        if is_large(path):
+            headers |= {"X-Linked-Etag": f'"{etag(path)}"', "X-Linked-Size": str(path.stat().st_size)}
+            if self.hub.cdn:
+                self._send(302, b"", headers | {"Location": f"{self.hub.cdn_url}/{etag(path)}"})
+                return
+        self._file(path, headers)
+
+    def _file(self, path: Path, headers: dict[str, str]) -> None:
+        body, start, status = path.read_bytes(), 0, 200
+        wanted = re.fullmatch(r"bytes=(\d+)-", self.entry.range or "")
+        if wanted and self.hub.ranges:
+            start, status = int(wanted[1]), 206
+            if start >= len(body):
+                self._send(416, b"", {"Content-Range": f"bytes */{len(body)}"})
+                return
+            headers = headers | {"Content-Range": f"bytes {start}-{len(body) - 1}/{len(body)}"}
+        cut = self.hub.next_cut() if self.command == "GET" and is_large(path) else None
+        stop = None if cut is None else max(int(len(body) * cut[0]) - start, 0)
+        self._send(status, body[start:], headers | {"Accept-Ranges": "bytes"}, stop)
+        if cut and cut[1]:
+            self.hub.gone = True
+
+    def _json(self, value: Any) -> None:
+        self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
+
+    def _error(self, status: int, code: str, message: str, headers: dict[str, str] | None = None) -> None:
+        told = {"X-Error-Code": code, "X-Error-Message": message} if code else {}
+        body = json.dumps({"error": message}).encode()
+        self._send(status, body, {"Content-Type": "application/json"} | told | (headers or {}))
+
+    def _send(
+        self, status: int, body: bytes, headers: dict[str, str] | None = None, stop: int | None = None
+    ) -> None:
+        """stop: close the connection after so many bytes of the body."""
+        self.entry.status = status
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        out = body[:stop]
+        try:
+            for at in range(0, len(out), BLOCK):
+                self.wfile.write(out[at : at + BLOCK])
+                self.entry.sent += len(out[at : at + BLOCK])
+        except ConnectionError:
+            self.close_connection = True
+        if stop is not None:
+            self.close_connection = True
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def is_large(path: Path) -> bool:
+    return path.stat().st_size > LARGE
+
+
+def etag(path: Path) -> str:
+    """SHA-256 of a large file; of a small one the SHA-1 of its git blob."""
+    return _etag(path, path.stat().st_mtime_ns, path.stat().st_size)
+
+
+@lru_cache(maxsize=1000)
+def _etag(path: Path, _changed: int, size: int) -> str:
+    content = path.read_bytes()
+    if size > LARGE:
+        return hashlib.sha256(content).hexdigest()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def commit(folder: Path) -> str:
+    """40 hexadecimal digits that change when a file does."""
+    parts = (f"{path.relative_to(folder)} {etag(path)}" for path in files(folder))
+    return hashlib.sha1("\n".join(parts).encode()).hexdigest()
+
+
+def listing(folder: Path) -> list[dict[str, Any]]:
+    """Each file as the hub lists it, with size and hashes."""
+    entries = []
+    for path in files(folder):
+        size = path.stat().st_size
+        entry = {"rfilename": path.relative_to(folder).as_posix(), "size": size, "blobId": etag(path)[:40]}
+        if is_large(path):
+            entry["lfs"] = {"sha256": etag(path), "oid": etag(path), "size": size, "pointerSize": 134}
+        entries.append(entry)
+    return entries
+
+
+def parameters(folder: Path) -> dict[str, int]:
+    """How many numbers of each type the safetensors hold, from the headers."""
+    counts: dict[str, int] = {}
+    index = folder / "model.safetensors.index.json"
+    names = (
+        {"model.safetensors"}
+        if not index.exists()
+        else set(json.loads(index.read_text())["weight_map"].values())
+    )
+    for path in (folder / name for name in names if (folder / name).is_file()):
+        content = path.read_bytes()
+        length = struct.unpack("<Q", content[:8])[0]
+        for name, tensor in json.loads(content[8 : 8 + length]).items():
+            if name != "__metadata__":
+                counts[tensor["dtype"]] = counts.get(tensor["dtype"], 0) + math.prod(tensor["shape"])
+    return counts

@@ -9,9 +9,10 @@ import sys
 import threading
 from functools import partial
 
-# Both are read when their package is first imported.
+# Read when their packages are first imported. Progress is shown on the page, not in the log.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
 import gradio as gr
 

@@ -99,6 +99,15 @@ def is_silent(samples: np.ndarray) -> bool:
     return level < FAINT_BELOW and level - quietest < STEADY_WITHIN
 
 
+def leading_silence(samples: np.ndarray) -> int:
+    """How many samples of silence come first, less a margin of 0.2 s; 0 where it is under a second."""
+    whole = samples.size // FRAME * FRAME
+    power = samples[:whole].reshape(-1, FRAME).astype(np.float64).var(axis=1)
+    loud = np.flatnonzero(power > 10 ** (SILENT_BELOW / 10))
+    silence = (int(loud[0]) if loud.size else power.size) * FRAME
+    return silence - RATE // 5 if silence >= RATE else 0
+
+
 def duration_words(seconds: float) -> str:
     """A length for reading: 4.2 s, 45 s, 2 min 5 s, 1 h 2 min."""
     if seconds < 10:

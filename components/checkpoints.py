@@ -56,7 +56,7 @@ class Recipe:
     model: Callable[[dict[str, Any]], str]
     processor: str
     fits: Callable[[dict[str, Any]], str | None]
-    attention: str = "sdpa"
+    attention: str | None = None  # None: the architecture's own choice
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """The hub: does a repository hold a checkpoint that fits, and how does it get onto this disk?
 
 Everything goes through huggingface_hub, so HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE mean what
-they mean there, and its cache is used. Only the transfer of large files is ours: since version 2 the
-library throws a half-finished download away.
+they mean there, and its cache is used. Only the transfer of large files is ours: huggingface_hub 2.4
+throws a half-finished download away instead of resuming it later.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,11 +40,11 @@ REPORT_EVERY = 500_000  # bytes
 
 @dataclass(frozen=True)
 class File:
-    """A file of a repository. size: bytes; etag: its name in the cache, None for small ones kept in git."""
+    """A file of a repository. size: bytes; etag: its name in the cache, empty for small ones kept in git."""
 
     name: str
     size: int
-    etag: str | None = None
+    etag: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,19 +59,6 @@ class Listing:
     @property
     def bytes(self) -> int:
         return sum(file.size for file in self.files)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What may be used, in bytes; None: no limit, but for the disk what is free where the cache is.
-
-    bytes_per_parameter: in memory, 4 on a CPU, whatever the format of the file.
-    """
-
-    memory: int | None = None
-    disk: int | None = None
-    download: int | None = None
-    bytes_per_parameter: int = 4
 
 
 def parse(text: str) -> Hub:
@@ -118,7 +105,7 @@ def on_disk(hub: Hub, cache_dir: Path | None = None) -> Path | None:
         return None
     if (folder / WEIGHTS).is_file():
         return folder
-    shards = _shards(folder / INDEX) if (folder / INDEX).is_file() else set()
+    shards = _shards(folder / INDEX)
     return folder if shards and all((folder / shard).is_file() for shard in shards) else None
 
 
@@ -163,14 +150,14 @@ class HubStatus:
         return answers[0] if answers else f"the hub did not answer within {self._timeout:g} seconds"
 
     def _answer(self) -> str:
-        from httpx2 import HTTPError, TimeoutException
+        from httpx2 import HTTPError, InvalidURL, TimeoutException
         from huggingface_hub import constants, get_session
 
         try:
             response = get_session().head(self._endpoint or constants.ENDPOINT, timeout=self._timeout)
         except TimeoutException:
             return f"the hub did not answer within {self._timeout:g} seconds"
-        except (HTTPError, OSError):
+        except (HTTPError, InvalidURL, OSError):
             return "the hub cannot be reached"
         return f"the hub answered with error {response.status_code}" if response.status_code >= 500 else ""
 
@@ -178,13 +165,18 @@ class HubStatus:
 def inspect(
     hub: Hub,
     recipe: Recipe,
-    limits: Limits = Limits(),
     *,
+    free_memory: int | None = None,
+    free_disk: int | None = None,
+    max_download: int | None = None,
+    bytes_per_parameter: int = 4,
     endpoint: str | None = None,
     cache_dir: Path | None = None,
 ) -> Listing:
     """Look at a repository before anything large is fetched: only its listing, config.json and index.
 
+    free_memory, free_disk, max_download: bytes; None: no limit, but for the disk what is free where the
+    cache is. bytes_per_parameter: in memory, 4 on a CPU, whatever the format of the file.
     endpoint, cache_dir: huggingface_hub's own if not given.
     Raises CheckpointError: what is wrong, and what would fit.
     """
@@ -203,10 +195,9 @@ def inspect(
         weights = {WEIGHTS}
         if WEIGHTS not in siblings:
             weights = _shards(Path(download(filename=INDEX, revision=commit)))
-            if missing := sorted(weights - siblings.keys()):
-                raise CheckpointError(
-                    f"{hub.repo_id} is incomplete: {missing[0]} is missing. Choose another."
-                )
+            if not weights or not weights <= siblings.keys():
+                missing = min(weights - siblings.keys(), default="the list of its weights")
+                raise CheckpointError(f"{hub.repo_id} is incomplete ({missing}). Choose another model.")
         names = [name for name in siblings if name not in weights and _is_needed(name)]
         # Weights last: once they are here, everything is.
         files = tuple(_file(hub, siblings[name], commit, endpoint) for name in names + sorted(weights))
@@ -214,9 +205,10 @@ def inspect(
         total = sum(file.size for file in files if file.name in weights)
         parameters = info.safetensors.total if info.safetensors else total // stored
     listing = Listing(commit, files, config, parameters)
+    _check_memory(hub, parameters, bytes_per_parameter, free_memory)
     to_come = listing.bytes - sum(_held(hub, listing, file, cache_dir) for file in files)
-    disk = shutil.disk_usage(_nearest(_cache(cache_dir))).free if limits.disk is None else limits.disk
-    _check_size(hub, parameters, to_come, replace(limits, disk=disk))
+    disk = shutil.disk_usage(_nearest(_cache(cache_dir))).free if free_disk is None else free_disk
+    _check_download(hub, to_come, disk, max_download)
     return listing
 
 
@@ -224,14 +216,17 @@ def fetch(
     hub: Hub,
     recipe: Recipe,
     report: Report = unreported,
-    limits: Limits = Limits(),
     *,
+    free_memory: int | None = None,
+    free_disk: int | None = None,
+    max_download: int | None = None,
+    bytes_per_parameter: int = 4,
     endpoint: str | None = None,
     cache_dir: Path | None = None,
 ) -> Path:
     """The folder of a checkpoint: the copy on this disk, else inspect it and download what is needed.
 
-    Reports bytes over all files, those of an earlier attempt included.
+    The limits are those of `inspect`. Reports bytes over all files, those of an earlier attempt included.
     Raises CheckpointError; what has arrived is kept, and the next call goes on from there.
     """
     from huggingface_hub import hf_hub_download
@@ -239,7 +234,16 @@ def fetch(
     if folder := on_disk(hub, cache_dir):
         _check_config(hub, recipe, _read(hub, folder / "config.json"))
         return folder
-    listing = inspect(hub, recipe, limits, endpoint=endpoint, cache_dir=cache_dir)
+    listing = inspect(
+        hub,
+        recipe,
+        free_memory=free_memory,
+        free_disk=free_disk,
+        max_download=max_download,
+        bytes_per_parameter=bytes_per_parameter,
+        endpoint=endpoint,
+        cache_dir=cache_dir,
+    )
     meter = _Meter(report, listing.bytes, {f.name: _held(hub, listing, f, cache_dir) for f in listing.files})
     with _in_sentences(hub, meter):
         for file in listing.files:
@@ -283,7 +287,6 @@ def _transfer(
     from huggingface_hub import hf_hub_url
     from huggingface_hub.utils import WeakFileLock
 
-    assert file.etag
     folder = _folder(hub, cache_dir)
     blob, part = folder / "blobs" / file.etag, folder / "blobs" / f"{file.etag}.incomplete"
     url = hf_hub_url(hub.repo_id, file.name, revision=commit, endpoint=endpoint)
@@ -329,7 +332,7 @@ def _accept(part: Path, blob: Path, file: File) -> None:
     """Rename a finished download, once its length and SHA-256 (the etag of a large file) are right."""
     with part.open("rb") as content:
         right = _length(part) == file.size
-        if right and file.etag and len(file.etag) == 64:
+        if right and len(file.etag) == 64:
             right = hashlib.file_digest(content, "sha256").hexdigest() == file.etag
     if not right:
         part.unlink()
@@ -358,39 +361,43 @@ def _check_config(hub: Hub, recipe: Recipe, config: dict[str, Any]) -> None:
     """Raise CheckpointError if a model of this config.json does not load or does not fit the task."""
     from transformers import CONFIG_MAPPING
 
-    kind = config.get("model_type")
+    kind = str(config.get("model_type"))
     if kind not in CONFIG_MAPPING:
         reason = "runs only with program code of its own" if "auto_map" in config else "is of an unknown kind"
         raise CheckpointError(
             f"{hub.repo_id} {reason} ({kind}), which is not loaded here. "
             "Choose a model that Transformers knows by itself."
         )
-    if method := (config.get("quantization_config") or {}).get("quant_method"):
+    if config.get("quantization_config"):
         raise CheckpointError(
-            f"The weights of {hub.repo_id} are quantized ({method}), which is not loaded here. "
+            f"The weights of {hub.repo_id} are quantized, which is not loaded here. "
             "Choose the same model without quantization."
         )
     if problem := recipe.fits(config):
         raise CheckpointError(f"{hub.repo_id} does not fit {recipe.task}: {problem}")
 
 
-def _check_size(hub: Hub, parameters: int, to_come: int, limits: Limits) -> None:
-    """Raise CheckpointError if memory, disk or the limit on downloads is too small."""
-    need, memory = parameters * limits.bytes_per_parameter, limits.memory
-    if memory is not None and need > memory:
-        millions = memory / limits.bytes_per_parameter / 1e6
+def _check_memory(hub: Hub, parameters: int, bytes_per_parameter: int, free: int | None) -> None:
+    """Raise CheckpointError if the weights do not fit into memory."""
+    need = parameters * bytes_per_parameter
+    if free is not None and need > free:
+        millions = free / bytes_per_parameter / 1e6
         raise CheckpointError(
-            f"{hub.repo_id} needs {_size(need)} of memory and {_size(memory)} are free. Choose a model "
+            f"{hub.repo_id} needs {_size(need)} of memory and {_size(free)} are free. Choose a model "
             f"of at most {millions:,.{0 if millions >= 10 else 1}f} million parameters."
         )
-    if limits.disk is not None and to_come > limits.disk:
+
+
+def _check_download(hub: Hub, to_come: int, free: int, allowed: int | None) -> None:
+    """Raise CheckpointError if the disk or the limit on downloads is too small."""
+    if to_come > free:
         raise CheckpointError(
-            f"{hub.repo_id} needs {_size(to_come)} on disk and {_size(limits.disk)} are free. "
+            f"{hub.repo_id} needs {_size(to_come)} on disk and {_size(free)} are free. "
             "Make room or choose a smaller model."
         )
-    if limits.download is not None and to_come > limits.download:
+    if allowed is not None and to_come > allowed:
         raise CheckpointError(
-            f"{hub.repo_id} is a download of {_size(to_come)} and at most {_size(limits.download)} are "
+            f"{hub.repo_id} is a download of {_size(to_come)} and at most {_size(allowed)} are "
             "allowed here. Choose a smaller model."
         )
 
@@ -474,7 +481,7 @@ def _file(hub: Hub, sibling: RepoSibling, commit: str, endpoint: str | None) -> 
     if sibling.size is not None and not name.endswith(".safetensors"):
         return File(name, sibling.size)
     metadata = get_hf_file_metadata(hf_hub_url(hub.repo_id, name, revision=commit, endpoint=endpoint))
-    return File(name, metadata.size or 0, metadata.etag if name.endswith(".safetensors") else None)
+    return File(name, metadata.size or 0, (metadata.etag or "") if name.endswith(".safetensors") else "")
 
 
 def _is_needed(name: str) -> bool:
@@ -485,7 +492,12 @@ def _is_needed(name: str) -> bool:
 
 
 def _shards(index: Path) -> set[str]:
-    return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    """The files an index names; none if it cannot be read or names anything but safetensors beside it."""
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return set()
+    return names if all(re.fullmatch(r"[\w.-]+\.safetensors", str(name)) for name in names) else set()
 
 
 def _read(hub: Hub, path: str | Path) -> dict[str, Any]:

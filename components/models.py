@@ -7,6 +7,7 @@ however many ask for it at the same time, and lets idle models go when memory or
 from __future__ import annotations
 
 import gc
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,8 @@ from components.progress import Progress, Report, unreported
 
 if TYPE_CHECKING:
     import torch
+
+log = logging.getLogger("tour")
 
 ACTIVATIONS = 1.2  # memory for a forward pass on top of the weights, as a factor
 
@@ -270,6 +273,7 @@ def load(checkpoint: Checkpoint, folder: Path, device: torch.device, dtype: torc
             output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
+        log.warning("%s does not load", checkpoint.name, exc_info=True)
         raise ModelLoadError(
             f"{checkpoint.name} could not be loaded: its files do not make a complete model. "
             "Choose another checkpoint."

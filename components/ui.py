@@ -32,9 +32,10 @@ def theme() -> gr.themes.Base:
     """One calm theme; its fonts are served by this app."""
     return gr.themes.Base(
         primary_hue="teal",
+        secondary_hue="teal",
         neutral_hue="slate",
         radius_size="lg",
-        font=[gr.themes.LocalFont("IBM Plex Sans"), "system-ui", "sans-serif"],
+        font=[gr.themes.LocalFont("IBM Plex Sans", weights=(400, 700)), "system-ui", "sans-serif"],
         font_mono=[gr.themes.LocalFont("IBM Plex Mono"), "monospace"],
     ).set(
         block_border_width="1px",
@@ -43,7 +44,12 @@ def theme() -> gr.themes.Base:
         button_primary_background_fill_hover="*primary_800",
         button_primary_text_color="white",
         body_background_fill="*neutral_50",
-        block_label_text_weight="500",
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_300",
+        block_title_text_weight="700",
+        button_large_text_weight="700",
     )
 
 
@@ -103,8 +109,8 @@ class Page:
     ) -> None:
         """Run `act(*input values, checkpoint, report[, stop])` on a click or Ctrl+Enter.
 
-        It returns, or yields, a tuple of one value for each output and the Status, which may be None
-        while a generator is at work. A DemoError is shown above the button and the app goes on.
+        It returns, or yields, a tuple of one value for each output and the Status; while a generator
+        is at work, None or its Progress instead. A DemoError is shown above the button and the app goes on.
         """
         if stoppable:
             self._stop.visible = True
@@ -162,7 +168,7 @@ class Page:
                 with shown(self.demo.name):
                     extra = (stop,) if stoppable else ()
                     for *answer, status in _steps(act(*values, report, *extra)):
-                        yield (*answer, "", gr.skip() if status is None else status_line(status))
+                        yield (*answer, "", _status(status))
             except DemoError as error:
                 yield (*(None,) * outputs, problem(str(error)), "")
             finally:
@@ -278,8 +284,14 @@ def problem(sentence: str) -> str:
     return f'<p role="alert">{html.escape(sentence)}</p>' if sentence else ""
 
 
-def _waiting() -> str:
-    return '<p class="line">Running …</p>'
+def _waiting(what: str = "running") -> str:
+    return f'<p class="line" role="status">{html.escape(what.capitalize())} …</p>'
+
+
+def _status(status: Status | Progress | None) -> Any:
+    if status is None:
+        return gr.skip()
+    return _waiting(str(status)) if isinstance(status, Progress) else status_line(status)
 
 
 def seconds(value: float) -> str:
@@ -358,3 +370,20 @@ def sequences(lead: str, texts: Sequence[str]) -> str:
         for i, text in enumerate(texts, 1)
     )
     return f'<div class="sequences">{sections}</div>'
+
+
+def clock(value: float) -> str:
+    """Seconds as 1:05.3, with hours from the first hour on."""
+    minutes, rest = divmod(round(max(value, 0), 1), 60)
+    hours, minutes = divmod(int(minutes), 60)
+    return f"{hours}:{minutes:02}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"
+
+
+def timed_lines(segments: Sequence[tuple[str, float, float]]) -> str:
+    """Text with its times in seconds, one segment a line."""
+    rows = "".join(
+        f"<tr><td>{clock(start)}</td><td>{clock(end)}</td><td>{html.escape(text.strip())}</td></tr>"
+        for text, start, end in segments
+    )
+    head = "<tr><th>from</th><th>to</th><th>text</th></tr>"
+    return f'<div class="timed"><table><thead>{head}</thead><tbody>{rows}</tbody></table></div>' if rows else ""

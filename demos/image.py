@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
-from gradio import media
 from PIL import Image
 
 from components import ui
@@ -106,7 +105,7 @@ def run(
 
 def build(demo: Demo, models: ModelManager, settings: Settings) -> None:
     page = ui.Page(demo, OFFER)
-    examples = [media.get_image(name) for name in EXAMPLES]
+    examples = [gr.media.get_image(name) for name in EXAMPLES]
     with page.inputs():
         # No image mode: the file arrives as it was given, and is read here.
         image = gr.Image(

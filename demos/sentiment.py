@@ -176,7 +176,8 @@ def build(demo: Demo, models: ModelManager, settings: object) -> None:
             info="One text, or several: one per line.",
             placeholder="Type or paste a sentence",
         )
-        file = gr.File(label="Or a file: TXT, one text a line, or CSV", file_types=[".txt", ".csv"], height=110)
+        with gr.Accordion("Many texts from a file", open=False):
+            file = gr.File(label="TXT with one text a line, or CSV", file_types=[".txt", ".csv"], height=140)
     with page.results():
         answer = gr.HTML(label="Label and probability")
         table = gr.Dataframe(label="All texts", visible=False, interactive=False, wrap=True)

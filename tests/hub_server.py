@@ -159,6 +159,7 @@ class HubServer:
 class _Handler(BaseHTTPRequestHandler):
     hub: HubServer
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # headers and body are two writes, and the second would wait
 
     def do_HEAD(self) -> None:
         self._answer()
@@ -230,7 +231,7 @@ class _Handler(BaseHTTPRequestHandler):
             "tags": [],
             "siblings": [f if full else {"rfilename": f["rfilename"]} for f in listing(folder)],
         }
-        if (counts := parameters(folder)) and self.hub.counts:
+        if self.hub.counts and (counts := parameters(folder)):
             info["safetensors"] = {"parameters": counts, "total": sum(counts.values())}
         self._json(info)
 

@@ -19,13 +19,12 @@ from safetensors.numpy import save_file
 
 from components.checkpoints import ROOT, Hub, Recipe
 from components.errors import CheckpointError, InputError
-from components.hub import HubStatus, Limits, Listing, fetch, inspect, on_disk, parse
+from components.hub import HubStatus, Listing, fetch, inspect, on_disk, parse
 from components.progress import Progress, Report, unreported
 from tests.hub_server import HubServer, etag
 
 NAME = "someone/tiny-feelings"
 PARAMETERS = 500_000
-NO_LIMITS = Limits()
 NEEDED = {
     "config.json",
     "tokenizer.json",
@@ -111,20 +110,18 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return wanted
 
 
-def get(
-    hub: HubServer, cache: Path, name: str = NAME, limits: Limits = NO_LIMITS, report: Report = unreported
-) -> Path:
-    return fetch(parse(name), RECIPE, report, limits, endpoint=hub.url, cache_dir=cache)
+def get(hub: HubServer, cache: Path, name: str = NAME, report: Report = unreported, **limits: Any) -> Path:
+    return fetch(parse(name), RECIPE, report, endpoint=hub.url, cache_dir=cache, **limits)
 
 
-def look(hub: HubServer, cache: Path, name: str = NAME, limits: Limits = NO_LIMITS) -> Listing:
-    return inspect(parse(name), RECIPE, limits, endpoint=hub.url, cache_dir=cache)
+def look(hub: HubServer, cache: Path, name: str = NAME, **limits: Any) -> Listing:
+    return inspect(parse(name), RECIPE, endpoint=hub.url, cache_dir=cache, **limits)
 
 
-def refused(hub: HubServer, cache: Path, name: str = NAME, limits: Limits = NO_LIMITS) -> str:
+def refused(hub: HubServer, cache: Path, name: str = NAME, **limits: Any) -> str:
     """The sentence with which a checkpoint is refused, before anything large was asked for."""
     with pytest.raises(CheckpointError) as caught:
-        get(hub, cache, name, limits)
+        get(hub, cache, name, **limits)
     assert not [r for r in hub.requests(method="GET") if "safetensors" in r.path and ".index." not in r.path]
     return str(caught.value)
 
@@ -200,7 +197,7 @@ def test_fetch_reports_bytes_of_all_files(hub: HubServer, cache: Path) -> None:
     here_for_the_check = (folder / "config.json").stat().st_size
     assert seen[0] == Progress("downloading", here_for_the_check, total)
     assert seen[-1] == Progress("downloading", total, total)
-    done = [progress.done for progress in seen]
+    done = [progress.done or 0 for progress in seen]
     assert done == sorted(done)
     assert len(done) >= 4
 
@@ -231,7 +228,26 @@ def test_a_missing_shard_is_noticed_first(hub: HubServer, cache: Path, tmp_path:
     source = make_repository(tmp_path / "source", shards=2)
     (source / "model-00002-of-00002.safetensors").unlink()
     hub.add("a/sharded", source)
-    assert "is incomplete: model-00002-of-00002.safetensors is missing" in refused(hub, cache, "a/sharded")
+    assert "is incomplete (model-00002-of-00002.safetensors)" in refused(hub, cache, "a/sharded")
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        '{"weight_map": {"weight": "pytorch_model.bin"}}',
+        '{"weight_map": {"w": "../x.safetensors"}}',
+        "[]",
+        "{",
+    ],
+)
+def test_an_index_that_names_no_safetensors(hub: HubServer, cache: Path, tmp_path: Path, index: str) -> None:
+    source = make_repository(tmp_path / "source", shards=2)
+    (source / "model.safetensors.index.json").write_text(index)
+    hub.counts = False
+    hub.add("a/sly", source)
+    assert "is incomplete (the list of its weights)" in refused(hub, cache, "a/sly")
+    assert not hub.requests("pytorch_model.bin")
+    assert on_disk(parse("a/sly"), cache) is None
 
 
 def test_revisions(hub: HubServer, cache: Path, tmp_path: Path) -> None:
@@ -432,7 +448,8 @@ def test_only_an_adapter(hub: HubServer, cache: Path, tmp_path: Path) -> None:
         ({"architectures": ["DistilBertForMaskedLM"]}, "does not fit sentiment: it does not classify texts"),
         ({"model_type": "homemade", "auto_map": {"AutoModel": "code.Model"}}, "program code of its own"),
         ({"model_type": "homemade"}, "of an unknown kind (homemade)"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "are quantized (gptq)"),
+        ({"model_type": ["distilbert"]}, "of an unknown kind"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "are quantized, which is not loaded here"),
     ],
 )
 def test_configurations_that_do_not_load(
@@ -451,11 +468,11 @@ def test_an_unreadable_configuration(hub: HubServer, cache: Path, tmp_path: Path
 
 
 def test_too_large_for_memory(hub: HubServer, cache: Path) -> None:
-    sentence = refused(hub, cache, limits=Limits(memory=1_200_000))
+    sentence = refused(hub, cache, free_memory=1_200_000)
     assert sentence == (
         f"{NAME} needs 2 MB of memory and 1 MB are free. Choose a model of at most 0.3 million parameters."
     )
-    assert look(hub, cache, limits=Limits(memory=1_000_000, bytes_per_parameter=2)).parameters == PARAMETERS
+    assert look(hub, cache, free_memory=1_000_000, bytes_per_parameter=2).parameters == PARAMETERS
 
 
 def test_half_precision_on_disk_needs_twice_its_size_in_memory(
@@ -466,11 +483,11 @@ def test_half_precision_on_disk_needs_twice_its_size_in_memory(
     save_file({"weight": halves}, source / "model.safetensors")
     hub.add("a/half", source)
     for hub.counts in (True, False):
-        assert "needs 2 MB of memory" in refused(hub, cache, "a/half", Limits(memory=1_900_000))
+        assert "needs 2 MB of memory" in refused(hub, cache, "a/half", free_memory=1_900_000)
 
 
 def test_too_large_for_the_disk(hub: HubServer, cache: Path) -> None:
-    assert "needs 2 MB on disk and 1 MB are free" in refused(hub, cache, limits=Limits(disk=1_000_000))
+    assert "needs 2 MB on disk and 1 MB are free" in refused(hub, cache, free_disk=1_000_000)
 
 
 def test_what_is_here_needs_no_more_room(hub: HubServer, cache: Path) -> None:
@@ -478,11 +495,11 @@ def test_what_is_here_needs_no_more_room(hub: HubServer, cache: Path) -> None:
     with pytest.raises(CheckpointError):
         get(hub, cache)
     hub.heal()
-    assert names(get(hub, cache, limits=Limits(disk=600_000))) == NEEDED
+    assert names(get(hub, cache, free_disk=600_000)) == NEEDED
 
 
 def test_too_large_a_download(hub: HubServer, cache: Path) -> None:
-    sentence = refused(hub, cache, limits=Limits(download=1_000_000))
+    sentence = refused(hub, cache, max_download=1_000_000)
     assert "is a download of 2 MB and at most 1 MB are allowed here" in sentence
 
 

@@ -1,0 +1,1 @@
+"""How well and how fast the tabs work; needs benchmarks/requirements.txt beside the app's own."""

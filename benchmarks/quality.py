@@ -1,0 +1,457 @@
+"""Quality: how often are the tabs right, on data that none of their checkpoints was trained on?
+
+    python -m benchmarks.quality PATH [--tasks sentiment,image] [--checkpoint starter] [--limit 100]
+
+PATH holds sentiment/dev.tsv, zero_shot/*.jsonl, en-fr/dev.tsv, speech/manifest.jsonl and
+image/manifest.jsonl. Everything goes through the functions of the tabs, so that what is measured is
+what a visitor gets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from app import create_manager
+from components.errors import DemoError
+from components.hub import HubStatus
+from components.settings import parse
+from demos import image, sentiment, translation, zero_shot
+
+if TYPE_CHECKING:
+    from components.models import Loaded, ModelManager
+
+Z = 1.959964  # 95 % of a normal distribution lie within this many standard deviations
+RESAMPLES = 1000
+# Plain similarity, what the zero-shot tab is held against.
+PLAIN_TEMPLATE = "This text is about {}."
+PLAIN_TEMPERATURE = 0.05
+COMPARED = 20  # texts for which the shortcut of the zero-shot measure is held against the tab itself
+ZERO_SHOT_SETS = ("clinc_domains", "banking77")
+HEADER = ("task", "checkpoint", "measure", "value", "95 % interval", "items", "seconds", "items/s")
+NUMBERS = HEADER[3:]  # columns aligned to the right
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured number. value, low, high: shares from 0 to 1, for BLEU and chrF points from 0 to 100;
+    low and high bound the 95 % interval; seconds: for all items, loading of the model left out.
+    """
+
+    task: str
+    checkpoint: str
+    measure: str
+    value: float
+    low: float | None
+    high: float | None
+    items: int
+    seconds: float
+
+
+# Reading
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a UTF-8 file that are not blank; a stray carriage return counts as white space."""
+    content = path.read_bytes().decode("utf-8-sig").replace("\r", " ")
+    return [line.strip(" ") for line in content.split("\n") if line.strip()]
+
+
+def read_labelled(path: Path) -> list[tuple[int, str]]:
+    """Label and text of each line of a tab-separated file with a header."""
+    rows = [line.split("\t", 1) for line in read_lines(path)[1:]]
+    return [(int(label), _one_line(text)) for label, text in rows]
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file with one JSON object a line."""
+    return [json.loads(line) for line in read_lines(path)]
+
+
+def read_references(path: Path) -> dict[str, list[str]]:
+    """Each English sentence, in the order of the file, with all its different French translations."""
+    grouped: dict[str, list[str]] = {}
+    for line in read_lines(path):
+        source, target = map(_one_line, line.split("\t", 1))
+        references = grouped.setdefault(source, [])
+        if target not in references:
+            references.append(target)
+    return grouped
+
+
+def reference_streams(grouped: Sequence[Sequence[str]]) -> list[list[str | None]]:
+    """References `[items][references]` as sacrebleu wants them, `[references][items]`; None fills up."""
+    most = max(map(len, grouped))
+    return [[refs[i] if i < len(refs) else None for refs in grouped] for i in range(most)]
+
+
+def chunks(lines: Sequence[str], most: int) -> Iterator[list[str]]:
+    """The lines in runs of at most `most` characters, line breaks included.
+
+    Raises ValueError for a line that is longer than that.
+    """
+    run: list[str] = []
+    length = 0
+    for line in lines:
+        if len(line) >= most:
+            raise ValueError(f"a line of {len(line)} characters is over the limit of {most}: {line[:60]}")
+        if length + len(line) + 1 > most:
+            yield run
+            run, length = [], 0
+        run.append(line)
+        length += len(line) + 1
+    if run:
+        yield run
+
+
+def _one_line(text: str) -> str:
+    # The tabs take other line separators of Unicode for the end of a text too.
+    return " ".join(text.split())
+
+
+# Measures
+
+
+def wilson(right: int, total: int) -> tuple[float, float]:
+    """The 95 % interval of a share, from 0 to 1 (Wilson 1927)."""
+    share = right / total
+    centre = share + Z * Z / (2 * total)
+    margin = Z * math.sqrt(share * (1 - share) / total + Z * Z / (4 * total * total))
+    scale = 1 + Z * Z / total
+    return max(0.0, (centre - margin) / scale), min(1.0, (centre + margin) / scale)
+
+
+def accuracy(task: str, checkpoint: str, measure: str, right: Sequence[bool], seconds: float) -> Row:
+    """The row for how many answers were right."""
+    low, high = wilson(sum(right), len(right))
+    return Row(task, checkpoint, measure, sum(right) / len(right), low, high, len(right), seconds)
+
+
+def error_interval(errors: Sequence[int], words: Sequence[int]) -> tuple[float, float]:
+    """The 95 % interval of an error rate over clips, by drawing clips anew (Bisani and Ney 2004).
+
+    errors, words: of each clip.
+    """
+    drawn = np.random.default_rng(0).integers(len(errors), size=(RESAMPLES, len(errors)))
+    rates = np.asarray(errors)[drawn].sum(1) / np.asarray(words)[drawn].sum(1)
+    low, high = np.percentile(rates, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def is_positive(scores: Iterable[tuple[str, float]]) -> bool:
+    """Whether labels speak for praise: positive against negative, or four and five stars against one and two.
+
+    Raises ValueError for labels of another kind.
+    """
+    totals = {True: 0.0, False: 0.0}
+    known = set()
+    for label, score in scores:
+        name = label.lower()
+        if name.startswith(("pos", "label_1", "4", "5")):
+            side = True
+        elif name.startswith(("neg", "label_0", "1", "2")):
+            side = False
+        else:
+            continue
+        known.add(side)
+        totals[side] += score
+    if len(known) < 2:
+        raise ValueError("its labels do not name a positive and a negative side")
+    return totals[True] > totals[False]
+
+
+def class_indices(label: str, id2label: Mapping[int, str]) -> set[int]:
+    """Which of the 1,000 ImageNet classes a label stands for; two share the name crane, and so do maillots.
+
+    Checkpoints with 1,001 classes begin with one for the background.
+    """
+    first = 1 if len(id2label) == 1001 else 0
+    return {int(i) - first for i, name in id2label.items() if name == label}
+
+
+# Tasks
+
+
+def measure_sentiment(path: Path, choice: str, models: ModelManager, limit: int | None) -> Iterator[Row]:
+    """Accuracy on SST-2, many texts in one run as from a file."""
+    items = read_labelled(path / "sentiment" / "dev.tsv")[:limit]
+    with models.use(sentiment.OFFER, choice) as loaded:
+        name = loaded.checkpoint.name
+        started = time.perf_counter()
+        right: list[bool] = []
+        for begin in range(0, len(items), sentiment.MOST_TEXTS):
+            part = items[begin : begin + sentiment.MOST_TEXTS]
+            rows = sentiment.run("\n".join(text for _, text in part), name, models).rows
+            right += [
+                is_positive(row.scores) == bool(label) for (label, _), row in zip(part, rows, strict=True)
+            ]
+        yield accuracy("sentiment", name, "accuracy", right, time.perf_counter() - started)
+
+
+def measure_zero_shot(path: Path, choice: str, models: ModelManager, limit: int | None) -> Iterator[Row]:
+    """Accuracy with the tab's template, beside that of plain similarity; candidates: all labels of a file."""
+    for dataset in ZERO_SHOT_SETS:
+        items = read_records(path / "zero_shot" / f"{dataset}.jsonl")
+        labels = sorted({item["label"] for item in items})
+        items = items[:limit]
+        texts = [item["text"] for item in items]
+        if zero_shot.parse_labels(", ".join(labels)) != tuple(labels):
+            raise ValueError(f"{dataset} has labels that the tab cannot tell apart, or labels with commas")
+        for measure, answer, wanted in (
+            ("accuracy", _best_labels, choice),
+            ("accuracy, plain similarity", _most_similar, "starter"),
+        ):
+            with models.use(zero_shot.OFFER, wanted) as loaded:
+                started = time.perf_counter()
+                answers = answer(texts, labels, loaded, models)
+                seconds = time.perf_counter() - started
+                right = [item["label"] == label for item, label in zip(items, answers, strict=True)]
+                yield accuracy(f"zero-shot, {dataset}", loaded.checkpoint.name, measure, right, seconds)
+
+
+def _best_labels(texts: list[str], labels: list[str], loaded: Loaded, models: ModelManager) -> list[str]:
+    """The tab's first label for each text.
+
+    For a sentence encoder the label sentences, which do not depend on the text, are embedded once.
+    Raises RuntimeError if that gave other scores than the tab.
+    """
+    name, joined = loaded.checkpoint.name, ", ".join(labels)
+
+    def through_tab(text: str) -> tuple[tuple[str, float], ...]:
+        return zero_shot.run(text, joined, False, zero_shot.TEMPLATE, name, models).scores
+
+    if any(str(label).lower().startswith("entail") for label in loaded.model.config.id2label.values()):
+        return [through_tab(text)[0][0] for text in texts]
+
+    import torch
+
+    def embed(text: str, names: Sequence[str]) -> torch.Tensor:
+        request = zero_shot.Request(text, tuple(names), zero_shot.TEMPLATE, False)
+        return zero_shot.forward(zero_shot.preprocess(request, loaded)[0], loaded)
+
+    hypotheses = embed(texts[0], labels)[1:]
+    found = []
+    for text in texts:
+        output = torch.cat([embed(text, ()), hypotheses])
+        found.append(zero_shot.postprocess(output, labels, False, loaded.model.config))
+    for text, scores in list(zip(texts, found, strict=True))[:COMPARED]:
+        expected = dict(through_tab(text))
+        if any(abs(score - expected[label]) > 1e-4 for label, score in scores):
+            raise RuntimeError(f"embedding the labels once gives other scores than the tab for: {text}")
+    return [scores[0][0] for scores in found]
+
+
+def _most_similar(texts: list[str], labels: list[str], loaded: Loaded, models: ModelManager) -> list[str]:
+    """Plain similarity, written without the tab: mean of the last hidden states, cosine, softmax."""
+    import torch
+
+    def embed(sentences: list[str]) -> torch.Tensor:
+        rows = []
+        for begin in range(0, len(sentences), 32):
+            batch = loaded.processor(
+                sentences[begin : begin + 32], padding=True, truncation=True, return_tensors="pt"
+            ).to(loaded.device)
+            hidden = loaded.model(**batch).last_hidden_state.float()
+            mask = batch["attention_mask"].unsqueeze(-1)
+            rows.append((hidden * mask).sum(1) / mask.sum(1))
+        return torch.nn.functional.normalize(torch.cat(rows))
+
+    with torch.inference_mode():
+        cosines = embed(texts) @ embed([PLAIN_TEMPLATE.format(label) for label in labels]).T
+        best = (cosines / PLAIN_TEMPERATURE).softmax(-1).argmax(-1)
+    return [labels[i] for i in best.tolist()]
+
+
+def measure_translation(path: Path, choice: str, models: ModelManager, limit: int | None) -> Iterator[Row]:
+    """BLEU (Papineni et al. 2002) and chrF (Popović 2015) from English to French, all references counted."""
+    from sacrebleu.metrics import BLEU, CHRF
+
+    grouped = dict(list(read_references(path / "en-fr" / "dev.tsv").items())[:limit])
+    with models.use(translation.OFFER, choice) as loaded:
+        name = loaded.checkpoint.name
+        pair = translation.language_pair(loaded)
+        if pair != ("?", "?") and not (pair[0].startswith("en") and pair[1].startswith("fr")):
+            raise ValueError(f"it translates {pair[0]} to {pair[1]}, and the sentences are for en to fr")
+        started = time.perf_counter()
+        hypotheses: list[str] = []
+        for part in chunks(list(grouped), translation.MOST_CHARACTERS):
+            paragraphs = translation.run("\n".join(part), name, models).paragraphs
+            if len(paragraphs) != len(part):
+                raise RuntimeError(f"{len(part)} lines came back as {len(paragraphs)} paragraphs")
+            hypotheses += [" ".join(sentence.target for sentence in row) for row in paragraphs]
+        seconds = time.perf_counter() - started
+    references = reference_streams(list(grouped.values()))
+    for metric in (CHRF(), BLEU()):
+        score = metric.corpus_score(hypotheses, references, n_bootstrap=RESAMPLES)
+        about = json.loads(score.format(width=4, signature=str(metric.get_signature()), is_json=True))
+        mean, margin = about.get("confidence_mean", score.score), about.get("confidence_var", 0.0)
+        yield Row(
+            "translation",
+            name,
+            score.name.removesuffix("2"),
+            score.score,
+            mean - margin,
+            mean + margin,
+            len(hypotheses),
+            seconds,
+        )
+
+
+def measure_speech(path: Path, choice: str, models: ModelManager, limit: int | None) -> Iterator[Row]:
+    """Word error rate after Whisper's English normaliser (Radford et al. 2022), over all clips together."""
+    import jiwer
+    from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
+
+    from demos import speech
+
+    folder = path / "speech"
+    items = read_records(folder / "manifest.jsonl")[:limit]
+    errors, words = [], []
+    with models.use(speech.OFFER, choice) as loaded:
+        name = loaded.checkpoint.name
+        # The table of British spellings comes with the checkpoint, where it comes at all.
+        tokenizer = getattr(loaded.processor, "tokenizer", loaded.processor)
+        normalise = EnglishTextNormalizer(getattr(tokenizer, "english_spelling_normalizer", None) or {})
+        started = time.perf_counter()
+        texts = [transcript(folder / item["file"], name, models) for item in items]
+        seconds = time.perf_counter() - started
+    for item, text in zip(items, texts, strict=True):
+        counts = jiwer.process_words(normalise(item["text"]), normalise(text))
+        errors.append(counts.substitutions + counts.deletions + counts.insertions)
+        words.append(counts.substitutions + counts.deletions + counts.hits)
+    low, high = error_interval(errors, words)
+    rate = sum(errors) / sum(words)
+    yield Row("speech", name, "word error rate", rate, low, high, len(items), seconds)
+
+
+def transcript(path: Path, choice: str, models: ModelManager) -> str:
+    """What the speech tab has written when it is done with a clip."""
+    from demos import speech
+
+    results = speech.run(str(path), "none", "en", "transcribe", choice, models)
+    return deque(results, maxlen=1).pop().text
+
+
+def measure_image(path: Path, choice: str, models: ModelManager, limit: int | None) -> Iterator[Row]:
+    """Top-1 and top-5 on photographs of ImageNet's classes, compared by class number, not by wording."""
+    folder = path / "image"
+    items = read_records(folder / "manifest.jsonl")[:limit]
+    with models.use(image.OFFER, choice) as loaded:
+        name, names = loaded.checkpoint.name, loaded.model.config.id2label
+        if len(names) not in (1000, 1001):
+            raise ValueError(f"it has {len(names)} classes, and the pictures are of ImageNet's 1,000")
+        started = time.perf_counter()
+        found = [image.run(str(folder / item["file"]), 5, name, models).scores for item in items]
+        seconds = time.perf_counter() - started
+    for most in (1, 5):
+        right = [
+            any(item["class_index"] in class_indices(label, names) for label, _ in scores[:most])
+            for item, scores in zip(items, found, strict=True)
+        ]
+        yield accuracy("image", name, f"top-{most}", right, seconds)
+
+
+TASKS: dict[str, Callable[[Path, str, ModelManager, int | None], Iterator[Row]]] = {
+    "sentiment": measure_sentiment,
+    "zero_shot": measure_zero_shot,
+    "translation": measure_translation,
+    "speech": measure_speech,
+    "image": measure_image,
+}
+
+
+# Output
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """A row as it is printed: shares in percent, points as they are."""
+    points = row.measure in ("BLEU", "chrF")
+
+    def number(value: float) -> str:
+        return f"{value:.1f}" if points else f"{100 * value:.1f}"
+
+    interval = "" if row.low is None or row.high is None else f"{number(row.low)} to {number(row.high)}"
+    return (
+        row.task,
+        row.checkpoint,
+        row.measure,
+        number(row.value) + ("" if points else " %"),
+        interval,
+        str(row.items),
+        f"{row.seconds:.1f}",
+        f"{row.items / max(row.seconds, 1e-9):.3g}",
+    )
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as a Markdown table whose columns line up, numbers to the right."""
+    lines = [HEADER, *map(cells, rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(HEADER))]
+    aligned = [
+        [cell.rjust(width) if head in NUMBERS else cell.ljust(width) for cell, width, head in triples]
+        for triples in (zip(line, widths, HEADER, strict=True) for line in lines)
+    ]
+    rule = [
+        "-" * (width - 1) + (":" if head in NUMBERS else "-")
+        for width, head in zip(widths, HEADER, strict=True)
+    ]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (aligned[0], rule, *aligned[1:]))
+
+
+def arguments(given: Sequence[str]) -> argparse.Namespace:
+    """The command line. Raises SystemExit with a sentence for what cannot be used."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.quality", description="How often are the tabs right?"
+    )
+    parser.add_argument("path", type=Path, help="folder with the data")
+    parser.add_argument("--tasks", default=",".join(TASKS), help="comma separated; all if not given")
+    parser.add_argument("--checkpoint", default="auto", help="auto, course, starter or owner/name[@revision]")
+    parser.add_argument("--limit", type=int, help="at most this many items of each set")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there as well")
+    options = parser.parse_args(given)
+    options.tasks = [task.strip().replace("-", "_") for task in options.tasks.split(",") if task.strip()]
+    unknown = [task for task in options.tasks if task not in TASKS]
+    if unknown or not options.tasks:
+        parser.error(f"--tasks takes {', '.join(TASKS)}, not {', '.join(unknown) or 'nothing'}")
+    if "/" in options.checkpoint and len(options.tasks) > 1:
+        parser.error("a checkpoint fits one task; name it with --tasks")
+    if options.limit is not None and options.limit < 1:
+        parser.error("--limit must be at least 1")
+    if not options.path.is_dir():
+        parser.error(f"there is no folder {options.path}")
+    return options
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    """Measure and print; 1 if a task could not be measured."""
+    options = arguments(sys.argv[1:] if given is None else given)
+    models = create_manager(parse([], os.environ), HubStatus())
+    rows: list[Row] = []
+    failed = False
+    for task in options.tasks:
+        print(f"measuring {task} …", file=sys.stderr, flush=True)
+        try:
+            for row in TASKS[task](options.path, options.checkpoint, models, options.limit):
+                rows.append(row)
+        except (DemoError, ValueError, OSError) as error:
+            failed = True
+            print(f"{task} was not measured: {error}", file=sys.stderr)
+    print(table(rows))
+    if options.json:
+        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n", encoding="utf-8")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

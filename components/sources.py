@@ -51,7 +51,11 @@ def choose(offer: Offer, choice: str, policy: str, reach: Reach) -> tuple[Checkp
 
 
 def fetch(
-    checkpoint: Checkpoint, cache: Path, report: Report, free_memory: Callable[[], int], bytes_per_parameter: int
+    checkpoint: Checkpoint,
+    cache: Path,
+    report: Report,
+    free_memory: Callable[[], int],
+    bytes_per_parameter: int,
 ) -> Path:
     """The local Hugging Face folder of a checkpoint, downloaded or made first where it is not there.
 

@@ -40,7 +40,10 @@ def read_texts(path: Path) -> list[str]:
     named = [i for i, name in enumerate(header) if name in TEXT_COLUMNS]
     if named:
         return [row[named[0]] for row in rows[1:] if len(row) > named[0]]
-    widths = [sum(len(row[i]) for row in rows if len(row) > i and not _is_number(row[i])) for i in range(len(header))]
+    widths = [
+        sum(len(row[i]) for row in rows if len(row) > i and not _is_number(row[i]))
+        for i in range(len(header))
+    ]
     widest = widths.index(max(widths))
     return [row[widest] for row in rows if len(row) > widest]
 

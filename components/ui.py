@@ -144,7 +144,7 @@ class Page:
             except DemoError as error:
                 return (*(gr.skip(),) * len(outputs), problem(str(error)))
 
-        selector.input(
+        selector.input(  # type: ignore[attr-defined]  # all selectors have this event
             handler, inputs, [*outputs, self.problem], show_progress="minimal", api_visibility="private"
         )
 
@@ -223,7 +223,8 @@ def shown(name: str) -> Iterator[None]:
         reference = secrets.token_hex(3)
         log.exception("error %s in %s", reference, name)
         raise DemoError(
-            f"Something went wrong that should not have. Try again; if it stays, tell us the number {reference}."
+            "Something went wrong that should not have. Try again; if it happens again, report the "
+            f"number {reference}."
         ) from error
 
 
@@ -342,7 +343,9 @@ def counts(labels: Sequence[str]) -> str:
     """How many texts got each label, as bars of shares."""
     tally = Counter(labels)
     head = f'<p class="answer">{len(labels)} texts</p>'
-    return head + bars([(f"{label} ({n})", n / len(labels)) for label, n in tally.most_common()], headline=False)
+    return head + bars(
+        [(f"{label} ({n})", n / len(labels)) for label, n in tally.most_common()], headline=False
+    )
 
 
 def download(name: str, content: str) -> str:
@@ -366,7 +369,8 @@ def chips(labels: Sequence[str]) -> str:
 def sequences(lead: str, texts: Sequence[str]) -> str:
     """Generated texts side by side, each after its prompt."""
     sections = "".join(
-        f'<section><h3>Sequence {i}</h3><span class="prompt">{html.escape(lead)}</span>{html.escape(text)}</section>'
+        f'<section><h3>Sequence {i}</h3><span class="prompt">{html.escape(lead)}</span>'
+        f"{html.escape(text)}</section>"
         for i, text in enumerate(texts, 1)
     )
     return f'<div class="sequences">{sections}</div>'
@@ -386,4 +390,6 @@ def timed_lines(segments: Sequence[tuple[str, float, float]]) -> str:
         for text, start, end in segments
     )
     head = "<tr><th>from</th><th>to</th><th>text</th></tr>"
-    return f'<div class="timed"><table><thead>{head}</thead><tbody>{rows}</tbody></table></div>' if rows else ""
+    return (
+        f'<div class="timed"><table><thead>{head}</thead><tbody>{rows}</tbody></table></div>' if rows else ""
+    )

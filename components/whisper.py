@@ -27,18 +27,19 @@ TASKS = ("transcribe", "translate")
 
 HOP = 160  # samples from one frame of the spectrogram to the next
 GREEDY: dict[str, Any] = {"num_beams": 1}
-BEAM: dict[str, Any] = {"num_beams": 5}  # a second try; unlike the paper's sampling, repeatable
+UNREPEATED: dict[str, Any] = {"num_beams": 1, "no_repeat_ngram_size": 4}  # a second try, out of a loop
 
 STEP = 0.02  # seconds from one timestamp token to the next, and per encoder position
 MULTILINGUAL_VOCABULARY = 51_865  # tokens; the English-only checkpoints have one less
 SHORTEST_ADVANCE = 1.0  # seconds; a window that would move on by less is taken as it stands
 
-REPETITIVE_ABOVE = 2.4  # zlib compression ratio of the text (section 4.5 of the paper)
-UNSURE_BELOW = -1.0  # mean log-probability of a token (section 4.5); speech in a quiet room is at -0.2
-NO_SPEECH_ABOVE = 0.6  # probability of <|nospeech|> (section 4.5)
-# Stricter than the paper's -1: short noises come out as "you" at -0.9, with <|nospeech|> at 0.7 to 0.9.
+# When is a window's text not to be believed? The signs are those of section 4.5 of the paper.
+REPETITIVE_ABOVE = 2.4  # zlib compression ratio of the text, as in the paper
+NO_SPEECH_ABOVE = 0.6  # probability of <|nospeech|>, as in the paper
+# Mean log-probability of a token. The paper's -1 lets short noises through, which come out as "you" at
+# -0.9 with <|nospeech|> at 0.7 to 0.9; clear speech is at -0.2.
 NO_SPEECH_UNSURE_BELOW = -0.6
-LOST_BELOW = -1.8  # tones and music come out as one letter at -2; speech as loud as noise stays over -1.3
+LOST_BELOW = -1.5  # tones and music come out as one letter at -2; speech as loud as noise is at -1
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,9 @@ def languages(model: Any) -> dict[str, str]:
     if not _is_multilingual(model):
         return {}
     codes = [token.strip("<|>") for token in model.generation_config.lang_to_id]
-    return dict(sorted(((code, LANGUAGES.get(code, code).title()) for code in codes), key=lambda item: item[1]))
+    return dict(
+        sorted(((code, LANGUAGES.get(code, code).title()) for code in codes), key=lambda item: item[1])
+    )
 
 
 def transcribe(
@@ -173,11 +176,11 @@ def _piece(model: Any, processor: Any, decoded: Decoded, seconds: float) -> tupl
     """The piece of a window of so many seconds, with times in the window, and how far to move on."""
     tokenizer = processor.tokenizer
     spans, advance = _spans(decoded.tokens, _timestamp_begin(model), seconds)
-    text = "".join(_text(tokenizer, decoded.tokens[first:last]) for first, last, _, _ in spans)
     empty = Piece("", (), (), decoded.language, seconds, seconds)
-    left_out = _left_out(text, decoded)
+    left_out = _left_out(_text(tokenizer, decoded.tokens), decoded)
     if left_out:
         return replace(empty, left_out=left_out), seconds
+    text = "".join(_text(tokenizer, decoded.tokens[first:last]) for first, last, _, _ in spans)
     segments = tuple(
         Segment(said, start, end)
         for first, last, start, end in spans
@@ -197,21 +200,18 @@ def _left_out(text: str, decoded: Decoded) -> str:
     return "unclear" if lost else ""
 
 
-def _wants_another_try(text: str, decoded: Decoded) -> bool:
-    doubtful = decoded.logprob < UNSURE_BELOW or compression_ratio(text) > REPETITIVE_ABOVE
-    return doubtful and _left_out(text, decoded) != "no speech"
-
-
 def compression_ratio(text: str) -> float:
     """Bytes of the text by bytes of its zlib compression: high where it repeats itself."""
     data = text.encode()
     return len(data) / len(zlib.compress(data))
 
 
-def _spans(tokens: tuple[int, ...], begin: int, seconds: float) -> tuple[list[tuple[int, int, float, float]], float]:
-    """Splits tokens at the timestamps: (first, last, start, end) of each stretch of text, and the advance.
+def _spans(
+    tokens: tuple[int, ...], begin: int, seconds: float
+) -> tuple[list[tuple[int, int, float, float]], float]:
+    """Splits tokens at the timestamps, whose ids start at `begin`.
 
-    Where the window ends in the middle of a segment, that segment is dropped and the advance (seconds)
+    Gives (first, last, start, end) of each stretch of text, and the advance, in seconds of the window. Where the window ends in the middle of a segment, that segment is dropped and the advance (seconds)
     goes back to its beginning; else the advance is the whole window.
     """
     spans = []
@@ -243,7 +243,9 @@ def _words(tokenizer: Any, decoded: Decoded, span: tuple[int, int, float, float]
     texts, _, positions = _combine_tokens_into_words(tokenizer, list(decoded.tokens[first:last]), name)
     for text, indices in zip(texts, positions, strict=True):
         begins = decoded.ends[first + indices[0] - 1] if first + indices[0] else start
-        voiced = [i for i in indices if _is_voiced(_text(tokenizer, decoded.tokens[first + i : first + i + 1]))]
+        voiced = [
+            i for i in indices if _is_voiced(_text(tokenizer, decoded.tokens[first + i : first + i + 1]))
+        ]
         ends = decoded.ends[first + (voiced or indices)[-1]]
         begins = min(max(begins, start), end)
         if text.strip():
@@ -262,14 +264,13 @@ def _decode(model: Any, aligner: Any, processor: Any, window: np.ndarray, reques
     with torch.inference_mode():
         states = _encode(model, processor, window)
         no_speech, language = _first_step(model, states, request.language)
-        for search in GREEDY, BEAM:
+        for search in GREEDY, UNREPEATED:
             if request.stop():
                 return None
             decoded = _generate(aligner or model, states, window.size, request, language, search)
             decoded = replace(decoded, no_speech=no_speech)
             text = _text(processor.tokenizer, decoded.tokens)
-            print("DBG", search, round(decoded.logprob,2), round(no_speech,3), round(compression_ratio(text),2), len(decoded.tokens), text[:100])
-            if not _wants_another_try(text, decoded):
+            if compression_ratio(text) <= REPETITIVE_ABOVE or no_speech > NO_SPEECH_ABOVE:
                 break
     return None if request.stop() else decoded
 
@@ -303,18 +304,23 @@ def _first_step(model: Any, states: torch.Tensor, language: str | None) -> tuple
 
 
 def _generate(
-    model: Any, states: torch.Tensor, size: int, request: Request, language: str | None, search: dict[str, Any]
+    model: Any,
+    states: torch.Tensor,
+    size: int,
+    request: Request,
+    language: str | None,
+    search: dict[str, Any],
 ) -> Decoded:
     """One decoding with timestamps of a window of `size` samples; search: how."""
     import torch
     from transformers import StoppingCriteriaList
 
     config = copy.deepcopy(model.generation_config)
-    config.forced_decoder_ids = config.max_length = None
-    config.max_new_tokens = model.config.max_target_positions // 2
-    if _is_multilingual(model):
-        search = search | {"language": f"<|{language}|>", "task": request.task}
-    frames = torch.ones(1, size // HOP, dtype=torch.long, device=model.device)
+    config.forced_decoder_ids = config.max_new_tokens = None
+    config.update(max_length=model.config.max_target_positions // 2, **search)
+    config.update(output_scores=True, return_dict_in_generate=True)
+    multilingual = _is_multilingual(model)
+    frames = torch.ones(1, max(2, size // HOP), dtype=torch.long, device=model.device)
     output = model.generate(
         generation_config=config,
         encoder_outputs=_outputs(states),
@@ -322,12 +328,12 @@ def _generate(
         return_timestamps=True,
         return_token_timestamps=request.words or None,
         return_dict_in_generate=True,
-        output_scores=True,
         force_unique_generate_call=True,
         stopping_criteria=StoppingCriteriaList([_stopper(request.stop)]),
-        **search,
+        language=f"<|{language}|>" if multilingual else None,
+        task=request.task if multilingual else None,
     )
-    prompt = 3 if _is_multilingual(model) else 1
+    prompt = 3 if multilingual else 1  # start of transcript, language, task
     tokens = output["sequences"][0, prompt:].tolist()
     if "sequences_scores" in output:
         logprob = float(output["sequences_scores"][0])

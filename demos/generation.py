@@ -132,7 +132,9 @@ def preprocess(request: Request, loaded: Loaded) -> tuple[torch.Tensor, str | No
             ids = tokenizer(request.prompt, return_tensors="pt", verbose=False)["input_ids"]
     room = _positions(loaded) - request.most
     if room < 1:
-        raise InputError(f"This checkpoint takes {_positions(loaded)} tokens in all. Ask for fewer new tokens.")
+        raise InputError(
+            f"This checkpoint takes {_positions(loaded)} tokens in all. Ask for fewer new tokens."
+        )
     kept = None
     if ids.shape[1] > room:
         ids = ids[:, -room:]
@@ -142,7 +144,9 @@ def preprocess(request: Request, loaded: Loaded) -> tuple[torch.Tensor, str | No
 
 def _positions(loaded: Loaded) -> int:
     config = loaded.model.config.get_text_config()
-    return int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 2048)
+    return int(
+        getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 2048
+    )
 
 
 def forward(
@@ -204,7 +208,9 @@ def build(demo: Demo, models: ModelManager, settings: object) -> None:
             most = gr.Slider(1, 512, 40, step=1, label="New tokens", min_width=140)
             sequences = gr.Slider(1, 4, 2, step=1, label="Sequences", min_width=140)
     with page.options():
-        temperature = gr.Slider(0, 2, 0.7, step=0.05, label="Temperature", info="0: always the likeliest token")
+        temperature = gr.Slider(
+            0, 2, 0.7, step=0.05, label="Temperature", info="0: always the likeliest token"
+        )
         top_k = gr.Slider(0, 200, 50, step=1, label="Top-k", info="0: no limit")
         top_p = gr.Slider(0.05, 1, 0.95, step=0.05, label="Top-p", info="1: no limit")
         penalty = gr.Slider(0.5, 2, 1, step=0.05, label="Repetition penalty", info="1: none")
@@ -237,7 +243,7 @@ def build(demo: Demo, models: ModelManager, settings: object) -> None:
         seed: int = 0,
         checkpoint: str = "auto",
     ) -> Iterator[dict[str, list[str]]]:
-        """Continuations of a prompt, streamed; `sequences` holds them without the prompt. Temperature 0 is greedy."""
+        """Continuations of a prompt, streamed; `sequences` holds them without it. Temperature 0 is greedy."""
         request = validate(prompt, max_new_tokens, num_return_sequences, temperature, top_k, top_p, 1.0, seed)
         stop = Event()
         try:

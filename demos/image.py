@@ -99,7 +99,7 @@ def run(
         started = time.perf_counter()
         logits = forward(preprocess(image, loaded.processor), loaded)
         scores = postprocess(logits, most, loaded.model.config)
-        remarks = (f"The picture has {image.width} × {image.height} pixels.",)  # noqa: RUF001
+        remarks = (f"The picture has {image.width} × {image.height} pixels.",)
         return Result(scores, status_of(loaded, started, remarks))
 
 

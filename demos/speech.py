@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from components.settings import Settings
 
 DETECT = "auto"
+CLIP = Path(__file__).parent / "media" / "tour.flac"  # spoken by flite's voice slt
 LEFT_OUT = {
     "silence": "No speech from {0} to {1}: silence.",
     "no speech": "No speech from {0} to {1}: the sound there is something else.",
@@ -136,7 +138,9 @@ def _remarks(
     recording: Audio, pieces: list[whisper.Piece], known: dict[str, str], started: float, stopped: bool
 ) -> tuple[str, ...]:
     taken = time.perf_counter() - started
-    remarks = [f"{recording.seconds:.1f} s of sound, {recording.seconds / taken:.1f} times as fast as it plays."]
+    remarks = [
+        f"{recording.seconds:.1f} s of sound, {recording.seconds / taken:.1f} times as fast as it plays."
+    ]
     language = next((piece.language for piece in pieces if piece.language), None)
     if language:
         remarks.append(f"Language: {known.get(language, language)}.")
@@ -154,7 +158,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings) -> None:
     page = ui.Page(demo, OFFER)
     with page.inputs():
         sound = gr.Audio(
-            gr.media.get_audio("recording1.wav"),
+            str(CLIP),
             label="Recording",
             type="filepath",
             sources=["microphone", "upload"],
@@ -199,12 +203,14 @@ def build(demo: Demo, models: ModelManager, settings: Settings) -> None:
                 yield result.text, shown, *same, so_far
                 continue
             saved = _downloads(result)
-            buttons = [gr.update(value=saved.get(kind), visible=kind in saved) for kind in ("srt", "vtt", "txt")]
+            buttons = [
+                gr.update(value=saved.get(kind), visible=kind in saved) for kind in ("srt", "vtt", "txt")
+            ]
             choices = [(DETECT, DETECT), *((name, code) for code, name in result.languages.items())]
             yield result.text, shown, *buttons, gr.update(choices=choices), result.status
 
     page.runs(act, [sound, timestamps, language, task], [answer, timed, *files, language], stoppable=True)
-    page.examples([[gr.media.get_audio(name)] for name in ("recording1.wav", "audio_sample.wav")], [sound])
+    page.examples([[str(CLIP)], [gr.media.get_audio("cate_blanch.mp3")]], [sound])
 
     def transcribe(
         audio: str, timestamps: str = "none", task: str = "transcribe", checkpoint: str = "auto"

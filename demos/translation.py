@@ -40,13 +40,15 @@ def _fits(config: dict[str, Any]) -> str | None:
     if name == "MarianMTModel":
         return None
     return (
-        f"it is {name}, and this tab needs a Marian translation checkpoint, such as Helsinki-NLP/opus-mt-en-fr "
-        "or any other opus-mt language pair."
+        f"it is {name}, and this tab needs a Marian translation checkpoint, such as "
+        "Helsinki-NLP/opus-mt-en-fr or any other opus-mt language pair."
     )
 
 
 # Only eager attention gives its weights.
-RECIPE = Recipe("translation", lambda config: "AutoModelForSeq2SeqLM", "AutoTokenizer", _fits, attention="eager")
+RECIPE = Recipe(
+    "translation", lambda config: "AutoModelForSeq2SeqLM", "AutoTokenizer", _fits, attention="eager"
+)
 
 
 def _opus(pair: str) -> Checkpoint:
@@ -109,7 +111,9 @@ def validate(text: str | None) -> list[list[str]]:
     if not clean:
         raise InputError("There is no text yet. Type a sentence and run again.")
     if len(clean) > MOST_CHARACTERS:
-        raise InputError(f"That is {len(clean)} characters; at most {MOST_CHARACTERS} go in one run. Split it up.")
+        raise InputError(
+            f"That is {len(clean)} characters; at most {MOST_CHARACTERS} go in one run. Split it up."
+        )
     return split_sentences(clean)
 
 
@@ -142,7 +146,7 @@ def preprocess(sentences: list[str], loaded: Loaded) -> tuple[dict[str, torch.Te
 
 
 def forward(inputs: dict[str, torch.Tensor], loaded: Loaded) -> torch.Tensor:
-    """Ids of the translations `[batch, target]` on the CPU, as the checkpoint's own settings generate them."""
+    """Ids of the translations `[batch, target]` on the CPU; the checkpoint's own settings say how."""
     import torch
 
     # The longest sane translation is a few times the source; a loop ends there.
@@ -197,7 +201,9 @@ def _remarks(loaded: Loaded, cut: list[str]) -> tuple[str, ...]:
         remarks.append(f"Into {codes[0]} unless a sentence begins with another code: {' '.join(codes[:12])}")
     if cut:
         limit = loaded.model.config.max_position_embeddings
-        remarks.append(f"{len(cut)} sentences were cut to {limit} tokens. The first one was read up to: “… {cut[0][-80:]}”")
+        remarks.append(
+            f"{len(cut)} sentences were cut to {limit} tokens. The first was read up to: “… {cut[0][-80:]}”"
+        )
     return tuple(remarks)
 
 
@@ -211,16 +217,16 @@ def attend(sentence: Sentence, choice: str, models: ModelManager, report: Report
         fed = torch.tensor([sentence.target_ids[:-1] or sentence.target_ids], device=loaded.device)
         with torch.inference_mode():
             output = loaded.model(input_ids=source, decoder_input_ids=fed, output_attentions=True)
-        stacked = [
+        encoder, decoder, cross = (
             torch.stack(layers)[:, 0].float().cpu().numpy()
             for layers in (output.encoder_attentions, output.decoder_attentions, output.cross_attentions)
-        ]
+        )
         with loaded.lock:
-            tokens = [
+            read, written = (
                 tuple(loaded.processor.convert_ids_to_tokens(ids[0].tolist())) for ids in (source, fed)
-            ]
+            )
             special = frozenset(loaded.processor.all_special_tokens)
-        return Attention(*stacked, *tokens, special)
+        return Attention(encoder, decoder, cross, read, written, special)
 
 
 def draw(
@@ -241,7 +247,9 @@ def draw(
     matrix = chosen.mean(0) if head is None else chosen[min(head, heads) - 1]
     queries = attention.source_tokens if kind == "encoder" else attention.target_tokens
     keys = attention.target_tokens if kind == "decoder" else attention.source_tokens
-    rows, columns = ([i for i, t in enumerate(side) if special or t not in attention.special] for side in (queries, keys))
+    rows, columns = (
+        [i for i, t in enumerate(side) if special or t not in attention.special] for side in (queries, keys)
+    )
     title = next(name for name, short in KINDS.items() if short == kind)
     which = MEAN if head is None else f"head {min(head, heads)}"
     return attention_heatmap(
@@ -254,7 +262,7 @@ def draw(
 
 def _shown(token: str) -> str:
     """A token as it is read: the mark of a word's beginning as a space that does not vanish."""
-    return token.replace("▁", "␣") if token != "▁" else "␣"
+    return token.replace("▁", "␣")
 
 
 def language_name(code: str) -> str:
@@ -349,6 +357,7 @@ DEMO = Demo(
     "translation",
     "Translation",
     4,
-    "An encoder reads the sentence, a decoder writes it in another language; attention says which tokens look at which.",
+    "An encoder reads the sentence, a decoder writes it in another language; "
+    "attention says which tokens look at which.",
     build,
 )

@@ -24,10 +24,16 @@ if TYPE_CHECKING:
 
 TEMPLATE = "This text is about {}."
 LABELS = "education, politics, business"
+TEXT = "History isn't really a fun class"
 EXAMPLES = [
-    ["History isn't really a fun class", LABELS, False, TEMPLATE],
+    [TEXT, LABELS, False, TEMPLATE],
     ["My card was charged twice for the same dinner", "payments, travel, cooking, weather", False, TEMPLATE],
-    ["The striker scored twice before the storm stopped the match", "sport, weather, finance", True, TEMPLATE],
+    [
+        "The striker scored twice before the storm stopped the match",
+        "sport, weather, finance",
+        True,
+        TEMPLATE,
+    ],
 ]
 MOST_LABELS = 100
 # Cosines of sentence embeddings lie close together; this spreads them (measured on AG News).
@@ -112,7 +118,9 @@ def validate(text: str | None, labels: str | None, template: str | None, multi_l
     if len(names) > MOST_LABELS:
         raise InputError(f"That is {len(names)} labels; at most {MOST_LABELS} go in one run.")
     if template.count("{}") != 1 or template.count("{") != 1 or template.count("}") != 1:
-        raise InputError(f"The template must hold exactly one {{}}, where the label goes, as in “{TEMPLATE}”.")
+        raise InputError(
+            f"The template must hold exactly one {{}}, where the label goes, as in “{TEMPLATE}”."
+        )
     return Request(clean, names, template, multi_label)
 
 
@@ -150,7 +158,7 @@ def preprocess(request: Request, loaded: Loaded) -> tuple[dict[str, torch.Tensor
 
 
 def forward(inputs: dict[str, torch.Tensor], loaded: Loaded) -> torch.Tensor:
-    """Float32 on the CPU: logits `[labels, classes]`, or sentence embeddings of length 1 `[1 + labels, hidden]`."""
+    """Float32 on the CPU: logits `[labels, classes]`, or sentence embeddings `[1 + labels, hidden]`."""
     import torch
 
     with torch.inference_mode():
@@ -176,7 +184,9 @@ def _pool(hidden: torch.Tensor, mask: torch.Tensor, folder: Path) -> torch.Tenso
     return pooled / pooled.norm(dim=-1, keepdim=True)
 
 
-def postprocess(output: torch.Tensor, labels: Sequence[str], multi_label: bool, config: Any) -> tuple[tuple[str, float], ...]:
+def postprocess(
+    output: torch.Tensor, labels: Sequence[str], multi_label: bool, config: Any
+) -> tuple[tuple[str, float], ...]:
     """Labels with scores, best first.
 
     Entailment (Yin et al. 2019): one answer is a softmax of the entailment logits over the labels;
@@ -216,7 +226,10 @@ def run(
         inputs, kept = preprocess(request, loaded)
         output = forward(inputs, loaded)
         scores = postprocess(output, request.labels, multi_label, loaded.model.config)
-        remarks = (_method(loaded, multi_label), *tables.truncation_remarks([kept], tables.longest_input(loaded)))
+        remarks = (
+            _method(loaded, multi_label),
+            *tables.truncation_remarks([kept], tables.longest_input(loaded)),
+        )
         return Result(scores, status_of(loaded, started, remarks))
 
 
@@ -232,7 +245,7 @@ def _method(loaded: Loaded, multi_label: bool) -> str:
 def build(demo: Demo, models: ModelManager, settings: object) -> None:
     page = ui.Page(demo, OFFER)
     with page.inputs():
-        text = gr.Textbox(EXAMPLES[0][0], label="Text", lines=3, max_lines=12)
+        text = gr.Textbox(TEXT, label="Text", lines=3, max_lines=12)
         labels = gr.Textbox(LABELS, label="Candidate labels", info="With commas between them.")
         chips = gr.HTML(ui.chips(parse_labels(LABELS)))
         multi_label = gr.Checkbox(False, label="Several labels may be right")
@@ -249,7 +262,9 @@ def build(demo: Demo, models: ModelManager, settings: object) -> None:
         api_visibility="private",
     )
 
-    def act(text: str, labels: str, multi_label: bool, template: str, choice: str, report: Report) -> tuple[str, Status]:
+    def act(
+        text: str, labels: str, multi_label: bool, template: str, choice: str, report: Report
+    ) -> tuple[str, Status]:
         result = run(text, labels, multi_label, template, choice, models, report)
         return ui.bars(result.scores), result.status
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import av
 import librosa
@@ -23,7 +24,7 @@ def write_av(
 ) -> Path:
     """Encodes wave [samples] with PyAV, the same in each channel."""
     with av.open(str(path), "w", format=kind) as container:
-        stream = container.add_stream(codec, rate=rate, layout=layout, options=options)
+        stream: Any = container.add_stream(codec, rate=rate, layout=layout, options=options)
         channels = 2 if layout == "stereo" else 1
         resampler = av.AudioResampler(
             format=stream.codec_context.format, layout=layout, rate=rate, frame_size=None

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from benchmarks import quality
 from benchmarks.quality import Row
 from components.errors import CheckpointError
+from demos import image, sentiment, speech, translation, zero_shot
 
 
 def write(path, content: bytes):
@@ -97,6 +101,14 @@ def test_labels_without_two_sides_are_refused():
         quality.is_positive([("joy", 0.8), ("anger", 0.2)])
 
 
+def test_scores_are_compared_by_label_up_to_rounding():
+    quality.check_scores((("a", 0.60001), ("b", 0.39999)), (("a", 0.6), ("b", 0.4)))
+    with pytest.raises(RuntimeError, match=r"gives b 0\.45000 and the tab 0\.40000"):
+        quality.check_scores((("a", 0.6), ("b", 0.45)), (("a", 0.6), ("b", 0.4)))
+    with pytest.raises(RuntimeError, match="different labels"):
+        quality.check_scores((("a", 1.0),), (("a", 0.6), ("b", 0.4)))
+
+
 def test_a_label_may_stand_for_two_classes():
     assert quality.class_indices("crane", {0: "tench", 1: "crane", 2: "crane"}) == {1, 2}
     assert quality.class_indices("heron", {0: "tench"}) == set()
@@ -105,6 +117,140 @@ def test_a_label_may_stand_for_two_classes():
 def test_a_background_class_shifts_the_numbers():
     names = {i: f"class {i}" for i in range(1001)}
     assert quality.class_indices("class 7", names) == {6}
+
+
+class Lender:
+    """Lends whatever a test needs of a loaded model, and keeps which checkpoints were asked for."""
+
+    def __init__(self, **loaded):
+        self.loaded = SimpleNamespace(checkpoint=SimpleNamespace(name="tiny"), **loaded)
+        self.asked: list[str] = []
+
+    @contextmanager
+    def use(self, offer, choice):
+        self.asked.append(choice)
+        yield self.loaded
+
+
+def test_sentiment_goes_through_the_tab_in_one_run(tmp_path, monkeypatch):
+    write(tmp_path / "sentiment" / "dev.tsv", b"label\tcontent\n1\tgood\n0\tbad\n1\tgood , bad\n0\tdull\n")
+    calls = []
+
+    def run(text, choice, models):
+        calls.append(choice)
+        sides = [("POSITIVE", 0.9), ("NEGATIVE", 0.1)], [("POSITIVE", 0.1), ("NEGATIVE", 0.9)]
+        return SimpleNamespace(
+            rows=[SimpleNamespace(scores=sides["bad" in t]) for t in sentiment.validate(text)]
+        )
+
+    monkeypatch.setattr(sentiment, "run", run)
+    models = Lender()
+    (row,) = quality.measure_sentiment(tmp_path, "auto", models, None)
+    assert (row.value, row.items, row.checkpoint) == (0.5, 4, "tiny")
+    # What "auto" chose is used by its name from then on.
+    assert (models.asked, calls) == (["auto"], ["tiny"])
+
+
+def test_zero_shot_takes_all_labels_of_the_file_even_with_a_limit(tmp_path, monkeypatch):
+    for dataset in quality.ZERO_SHOT_SETS:
+        lines = [{"text": f"about {name}", "label": name} for name in ("work", "home", "travel")]
+        write(tmp_path / "zero_shot" / f"{dataset}.jsonl", "\n".join(map(json.dumps, lines)).encode())
+
+    def run(text, labels, multi_label, template, choice, models):
+        names = zero_shot.parse_labels(labels)
+        assert names == ("home", "travel", "work") and template == zero_shot.TEMPLATE and not multi_label
+        best = "home" if "home" in text else "travel"
+        return SimpleNamespace(
+            scores=tuple((n, float(n == best)) for n in sorted(names, key=lambda n: n != best))
+        )
+
+    monkeypatch.setattr(zero_shot, "run", run)
+    monkeypatch.setattr(quality, "_most_similar", lambda texts, labels, loaded: ["work"] * len(texts))
+    config = SimpleNamespace(id2label={0: "CONTRADICTION", 1: "ENTAILMENT"})
+    rows = list(
+        quality.measure_zero_shot(tmp_path, "course", Lender(model=SimpleNamespace(config=config)), 2)
+    )
+    assert [(row.task, row.measure, row.value, row.items) for row in rows] == [
+        (f"zero-shot, {dataset}", measure, 0.5, 2)
+        for dataset in quality.ZERO_SHOT_SETS
+        for measure in ("accuracy", "accuracy, plain similarity")
+    ]
+
+
+def test_zero_shot_refuses_labels_that_the_tab_would_split(tmp_path):
+    write(tmp_path / "zero_shot" / "clinc_domains.jsonl", b'{"text": "a", "label": "home, garden"}')
+    with pytest.raises(ValueError, match="labels with commas"):
+        list(quality.measure_zero_shot(tmp_path, "auto", Lender(), None))
+
+
+def test_translations_stay_with_their_lines_and_any_reference_counts(tmp_path, monkeypatch):
+    rows = [
+        ("Is it far? I am so tired now.", "Est-ce loin ? Je suis si fatigué."),
+        ("The cat sleeps on the warm mat.", "Le chat dort sur le tapis."),
+        ("Is it far? I am so tired now.", "C'est loin ? Je suis très fatigué maintenant."),
+    ]
+    write(tmp_path / "en-fr" / "dev.tsv", "\r\n".join(map("\t".join, rows)).encode())
+    french = {
+        "Is it far?": "C'est loin ?",
+        "I am so tired now.": "Je suis très fatigué maintenant.",
+        "The cat sleeps on the warm mat.": "Le chat dort sur le tapis.",
+    }
+
+    def run(text, choice, models):
+        sentences = translation.validate(text)
+        return SimpleNamespace(
+            paragraphs=tuple(tuple(SimpleNamespace(target=french[s]) for s in row) for row in sentences)
+        )
+
+    monkeypatch.setattr(translation, "run", run)
+    monkeypatch.setattr(translation, "language_pair", lambda loaded: ("en", "fr"))
+    monkeypatch.setattr(translation, "MOST_CHARACTERS", 40)
+    chrf, bleu = quality.measure_translation(tmp_path, "auto", Lender(), None)
+    assert (chrf.measure, bleu.measure, bleu.items) == ("chrF", "BLEU", 2)
+    assert chrf.value == pytest.approx(100) and bleu.value == pytest.approx(100)
+
+
+def test_translation_into_another_language_is_not_measured(tmp_path, monkeypatch):
+    write(tmp_path / "en-fr" / "dev.tsv", b"Hi.\tSalut.\n")
+    monkeypatch.setattr(translation, "language_pair", lambda loaded: ("en", "de"))
+    with pytest.raises(ValueError, match="translates en to de"):
+        list(quality.measure_translation(tmp_path, "auto", Lender(), None))
+
+
+def test_word_error_rate_is_over_all_words_and_ignores_case_and_marks(tmp_path, monkeypatch):
+    clips = {"a.wav": "Five little words, right here.", "b.wav": "Mister Brown isn't in."}
+    said = {"a.wav": "five little WORDS right", "b.wav": "Mr. Brown is not in"}
+    lines = [json.dumps({"file": name, "text": text}) for name, text in clips.items()]
+    write(tmp_path / "speech" / "manifest.jsonl", "\n".join(lines).encode())
+
+    def run(path, timestamps, language, task, choice, models):
+        yield SimpleNamespace(text="five")
+        yield SimpleNamespace(text=said[Path(path).name])
+
+    monkeypatch.setattr(speech, "run", run)
+    (row,) = quality.measure_speech(tmp_path, "auto", Lender(processor=object()), None)
+    # One of five words and none of "mister brown is not in" is wrong.
+    assert row.value == pytest.approx(1 / 10)
+    assert row.items == 2
+
+
+def test_pictures_are_compared_by_class_number(tmp_path, monkeypatch):
+    lines = [json.dumps({"file": f"{i}.jpg", "class_index": i, "label": "other words"}) for i in (3, 7)]
+    write(tmp_path / "image" / "manifest.jsonl", "\n".join(lines).encode())
+    names = {i: f"class {i}" for i in range(1000)}
+
+    def run(path, top_k, choice, models):
+        assert top_k == 5
+        order = [3, 1, 7, 4, 5]
+        return SimpleNamespace(scores=tuple((names[i], 0.2) for i in order))
+
+    monkeypatch.setattr(image, "run", run)
+    model = SimpleNamespace(config=SimpleNamespace(id2label=names))
+    top1, top5 = quality.measure_image(tmp_path, "auto", Lender(model=model), None)
+    assert (top1.measure, top1.value, top5.measure, top5.value) == ("top-1", 0.5, "top-5", 1.0)
+    model.config.id2label = {0: "cat", 1: "dog"}
+    with pytest.raises(ValueError, match="2 classes"):
+        list(quality.measure_image(tmp_path, "auto", Lender(model=model), None))
 
 
 def test_table_lines_up():

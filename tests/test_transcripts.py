@@ -13,8 +13,7 @@ def test_srt():
 
 def test_vtt():
     assert to_vtt(SPOKEN) == (
-        "WEBVTT\n\n00:00:00.000 --> 00:00:01.500\nHello there.\n\n"
-        "01:00:00.000 --> 01:01:01.250\nGoodbye\n"
+        "WEBVTT\n\n00:00:00.000 --> 00:00:01.500\nHello there.\n\n01:00:00.000 --> 01:01:01.250\nGoodbye\n"
     )
 
 

@@ -11,10 +11,13 @@ import shutil
 import tempfile
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from components.checkpoints import Checkpoint, Hub, Offer, Recipe
+from components.demo import Demo
 from components.models import Loaded, ModelManager, load, weights_bytes
+from components.settings import Settings
 
 WORDS = (
     "i you we it this that is was not so very much have been waiting for my whole life course hate love "
@@ -326,3 +329,55 @@ def manager(folder: Path, note: str = "") -> ModelManager:
     )
     models.asked = asked  # type: ignore[attr-defined]
     return models
+
+
+def forced(model: Any, rows: list[list[int]]) -> None:
+    """Make a causal language model write these tokens: at step i the i-th of each row, then the last one."""
+    step = 0
+
+    def write(module: Any, inputs: Any, output: Any) -> None:
+        nonlocal step
+        for row, tokens in enumerate(rows):
+            output.logits[row, -1] = -1e4
+            output.logits[row, -1, tokens[min(step, len(tokens) - 1)]] = 1e4
+        step += 1
+
+    model.register_forward_hook(write)
+
+
+def counted(model: Any) -> list[int]:
+    """A list that grows by the number of tokens read each time the model runs."""
+    calls: list[int] = []
+    model.register_forward_pre_hook(
+        lambda module, inputs, named: calls.append(named["input_ids"].shape[1]), with_kwargs=True
+    )
+    return calls
+
+
+def tab(demo: Demo, models: ModelManager, **settings: Any) -> Tab:
+    """A tab built as in the app, without a server."""
+    import gradio as gr
+
+    with gr.Blocks() as app:
+        demo.build(demo, models, Settings(**settings))
+    return Tab(app)
+
+
+class Tab:
+    """The functions behind a tab: `endpoint(name)`, and `press(*input values)` for its button."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    def endpoint(self, name: str) -> Any:
+        return next(fn.fn for fn in self.app.fns.values() if fn.api_name == name)
+
+    def press(self, *values: Any, checkpoint: str = "auto", session: str = "visitor") -> list[tuple[Any, ...]]:
+        """All that the Run button's handler yields: outputs, the problem and the status line."""
+        (run,) = [fn for fn in self.app.fns.values() if fn.name == "handler" and fn.show_progress_on]
+        return list(run.fn(SimpleNamespace(session_hash=session), *values, checkpoint))
+
+    def pick(self, *values: Any) -> list[Any]:
+        """What each selector that redraws something answers to these inputs."""
+        redraw = [fn for fn in self.app.fns.values() if fn.name == "handler" and not fn.show_progress_on]
+        return [fn.fn(*values) for fn in redraw if len(fn.inputs) == len(values)]

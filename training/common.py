@@ -41,9 +41,7 @@ def save_progress(
     (work / "progress.new").rename(work / "progress.pt")
 
 
-def load_progress(
-    work: Path, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> dict[str, Any] | None:
+def load_progress(work: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
     """The progress of an interrupted run, its weights put back; None if there is none."""
     if not (work / "progress.pt").exists():
         return None

@@ -11,6 +11,7 @@ import json
 import random
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -124,7 +125,8 @@ def main() -> None:
     curve = train(model, tokenizer, rows, arguments.epochs, arguments.seed, work)
     print(f"accuracy on dev: {accuracy(model, tokenizer, read_pairs(arguments.data / 'dev.tsv')[1:]):.4f}")
     model.half().save_pretrained(out)
-    model.get_base_model().config.save_pretrained(out)
+    config: Any = model.config
+    config.save_pretrained(out)
     (out / "curve.json").write_text(json.dumps(curve))
     shutil.rmtree(work)
 

@@ -71,11 +71,10 @@ def train_vocabulary(pairs: list[tuple[str, str]], out: Path) -> MarianTokenizer
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(out / "source.spm"))
     vocabulary = {pieces.id_to_piece(i): i for i in range(len(pieces))}
     (out / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False, indent=0))
-    return MarianTokenizer(
-        *(str(out / name) for name in ("source.spm", "target.spm", "vocab.json")),
-        source_lang="en",
-        target_lang="fr",
+    (out / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "MarianTokenizer", "source_lang": "en", "target_lang": "fr"})
     )
+    return MarianTokenizer.from_pretrained(out)
 
 
 class Renamer:
@@ -179,7 +178,7 @@ def new_model(tokenizer: MarianTokenizer) -> MarianMTModel:
         forced_eos_token_id=None,
     )
     model = MarianMTModel(config)
-    torch.nn.init.normal_(model.get_input_embeddings().weight, std=config.d_model**-0.5)
+    torch.nn.init.normal_(model.model.shared.weight, std=config.d_model**-0.5)
     model.generation_config.update(num_beams=4, max_length=512, bad_words_ids=[[tokenizer.pad_token_id]])
     return model
 
@@ -187,7 +186,7 @@ def new_model(tokenizer: MarianTokenizer) -> MarianMTModel:
 def train(model: MarianMTModel, tokenizer, pairs, steps: int, seed: int, work: Path) -> list[dict]:
     """Adam with label smoothing 0.1; leaves the averaged weights in `model`, returns the loss curve."""
     device = best_device()
-    model.to(device).train()
+    model.to(device).train()  # type: ignore[arg-type]  # its decorator hides the signature
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), eps=1e-9, weight_decay=0.01)
     loss_of = torch.nn.CrossEntropyLoss(ignore_index=-100, label_smoothing=0.1)
     progress = load_progress(work, model, optimizer) or {"step": 0, "epoch": 0, "curve": [], "mean": None}

@@ -1,0 +1,254 @@
+"""Pictures of every mode and state, as files."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from components.errors import InputError
+from components.pictures import read_picture, to_rgb
+
+RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
+
+
+def halves(width: int = 40, height: int = 20) -> Image.Image:
+    """Red on the left, blue on the right."""
+    image = Image.new("RGB", (width, height), RED)
+    image.paste(BLUE, (width // 2, 0, width, height))
+    return image
+
+
+def saved(image: Image.Image, path: Path, **options: Any) -> Path:
+    image.save(path, **options)
+    return path
+
+
+def near(pixel: Any, colour: tuple[int, int, int], within: int = 12) -> bool:
+    return all(abs(a - b) <= within for a, b in zip(pixel, colour, strict=True))
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp", "gif", "bmp", "tiff"])
+def test_every_format_gives_the_same_rgb_picture(tmp_path, ending):
+    options = {"quality": 95, "subsampling": 0} if ending == "jpg" else {"lossless": True} if ending == "webp" else {}
+    image = read_picture(saved(halves(), tmp_path / f"p.{ending}", **options))
+    assert image.mode == "RGB"
+    assert image.size == (40, 20)
+    assert near(image.getpixel((5, 5)), RED)
+    assert near(image.getpixel((35, 5)), BLUE)
+
+
+def test_the_content_decides_not_the_name(tmp_path):
+    png = saved(halves(), tmp_path / "p.png")
+    renamed = png.rename(tmp_path / "p.jpg")
+    assert read_picture(renamed).getpixel((5, 5)) == RED
+    assert read_picture(str(renamed)).size == (40, 20)
+
+
+def test_transparency_lies_on_white(tmp_path):
+    image = halves().convert("RGBA")
+    image.paste((0, 0, 0, 0), (0, 0, 20, 20))
+    picture = read_picture(saved(image, tmp_path / "p.png"))
+    assert picture.getpixel((5, 5)) == WHITE
+    assert picture.getpixel((35, 5)) == BLUE
+
+
+def test_half_transparent_red_becomes_pink(tmp_path):
+    picture = read_picture(saved(Image.new("RGBA", (4, 4), (255, 0, 0, 128)), tmp_path / "p.png"))
+    assert near(picture.getpixel((1, 1)), (255, 127, 127), 1)
+
+
+def test_grey_with_transparency(tmp_path):
+    image = Image.new("LA", (4, 4), (10, 255))
+    image.putpixel((0, 0), (10, 0))
+    picture = read_picture(saved(image, tmp_path / "p.png"))
+    assert picture.getpixel((0, 0)) == WHITE
+    assert picture.getpixel((1, 1)) == (10, 10, 10)
+
+
+@pytest.mark.parametrize("transparent", [0, b"\x00\xff"])
+def test_a_palette_with_a_transparent_colour(tmp_path, transparent):
+    image = Image.new("P", (4, 4), 1)
+    image.putpalette([0, 0, 0, 0, 0, 255])
+    image.putpixel((0, 0), 0)
+    picture = read_picture(saved(image, tmp_path / "p.png", transparency=transparent))
+    assert picture.getpixel((0, 0)) == WHITE
+    assert picture.getpixel((1, 1)) == BLUE
+
+
+def test_a_palette_without_transparency(tmp_path):
+    picture = read_picture(saved(halves().quantize(4), tmp_path / "p.png"))
+    assert near(picture.getpixel((5, 5)), RED, 3)
+    assert near(picture.getpixel((35, 5)), BLUE, 3)
+
+
+def test_rgb_with_one_transparent_colour(tmp_path):
+    picture = read_picture(saved(halves(), tmp_path / "p.png", transparency=RED))
+    assert picture.getpixel((5, 5)) == WHITE
+    assert picture.getpixel((35, 5)) == BLUE
+
+
+@pytest.mark.parametrize(("mode", "value"), [("L", 100), ("1", 1)])
+def test_grey_and_black_and_white(tmp_path, mode, value):
+    picture = read_picture(saved(Image.new(mode, (4, 4), value), tmp_path / "p.png"))
+    grey = 100 if mode == "L" else 255
+    assert picture.getpixel((2, 2)) == (grey,) * 3
+
+
+@pytest.mark.parametrize("ending", ["png", "tiff"])
+def test_16_bit_grey_keeps_its_shades(tmp_path, ending):
+    ramp = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
+    picture = np.asarray(read_picture(saved(Image.fromarray(ramp), tmp_path / f"p.{ending}")))
+    assert np.array_equal(picture[..., 0].ravel(), np.arange(256))
+    assert np.array_equal(picture[..., 0], picture[..., 2])
+
+
+def test_16_bit_grey_that_holds_8_bits_only(tmp_path):
+    ramp = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    picture = np.asarray(read_picture(saved(Image.fromarray(ramp), tmp_path / "p.png")))
+    assert np.array_equal(picture[..., 1].ravel(), np.arange(256))
+
+
+def test_big_endian_and_32_bit_grey():
+    ramp = np.linspace(0, 65535, 256).reshape(16, 16)
+    expected = np.arange(256)
+    for mode in (">u2", "i4"):
+        assert np.array_equal(np.asarray(to_rgb(Image.fromarray(ramp.astype(mode))))[..., 0].ravel(), expected)
+
+
+def test_floats(tmp_path):
+    ramp = np.arange(256, dtype=np.float32).reshape(16, 16)
+    picture = np.asarray(read_picture(saved(Image.fromarray(ramp), tmp_path / "p.tiff")))
+    assert np.array_equal(picture[..., 0].ravel(), np.arange(256))
+
+
+def test_cmyk(tmp_path):
+    picture = read_picture(saved(halves().convert("CMYK"), tmp_path / "p.jpg", quality=95, subsampling=0))
+    assert picture.mode == "RGB"
+    assert near(picture.getpixel((5, 5)), RED, 20)
+    assert near(picture.getpixel((35, 5)), BLUE, 20)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(tmp_path, orientation):
+    # Stored so that turning it as EXIF says gives red on the left again.
+    undo = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    image = halves()
+    if orientation in undo:
+        image = image.transpose(undo[orientation])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = saved(image, tmp_path / "p.jpg", exif=exif, quality=95, subsampling=0)
+    picture = read_picture(path)
+    assert picture.size == (40, 20)
+    assert near(picture.getpixel((5, 5)), RED)
+    assert near(picture.getpixel((35, 15)), BLUE)
+
+
+def test_damaged_exif_does_not_matter(tmp_path):
+    path = saved(halves(), tmp_path / "p.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\x7fgarbage")
+    assert read_picture(path).size == (40, 20)
+
+
+@pytest.mark.parametrize("ending", ["gif", "webp", "png", "tiff"])
+def test_the_first_frame_of_an_animation(tmp_path, ending):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, BLUE, WHITE)]
+    options = {"lossless": True} if ending == "webp" else {}
+    path = saved(frames[0], tmp_path / f"p.{ending}", save_all=True, append_images=frames[1:], **options)
+    with Image.open(path) as stored:
+        assert stored.n_frames == 3
+    picture = read_picture(path)
+    assert picture.size == (8, 8)
+    assert near(picture.getpixel((4, 4)), RED, 3)
+
+
+@pytest.mark.parametrize("path", [None, ""])
+def test_no_picture(path):
+    with pytest.raises(InputError, match="no picture yet.*Upload"):
+        read_picture(path)
+
+
+def test_an_empty_file(tmp_path):
+    path = tmp_path / "p.png"
+    path.touch()
+    with pytest.raises(InputError, match="empty"):
+        read_picture(path)
+
+
+@pytest.mark.parametrize("content", [b"hello, this is text", b"\x00" * 500, b"%PDF-1.7 no picture", b"<svg></svg>"])
+def test_a_file_that_is_no_picture(tmp_path, content):
+    path = tmp_path / "p.png"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="not a picture"):
+        read_picture(path)
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "gif", "webp", "bmp", "tiff"])
+@pytest.mark.parametrize("kept", [0.5, 0.9])
+def test_a_truncated_file(tmp_path, ending, kept):
+    noise = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
+    path = saved(Image.fromarray(noise), tmp_path / f"p.{ending}")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * kept)])
+    with pytest.raises(InputError, match=r"damaged|not a picture"):
+        read_picture(path)
+
+
+def test_a_picture_cut_after_its_header_is_told_in_a_sentence(tmp_path):
+    buffer = io.BytesIO()
+    halves().save(buffer, "PNG")
+    path = tmp_path / "p.png"
+    path.write_bytes(buffer.getvalue()[:33])
+    with pytest.raises(InputError, match=r"damaged|not a picture"):
+        read_picture(path)
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims a size and holds no pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(("width", "height"), [(10_000, 6_000), (12_000, 12_000), (60_000, 60_000)])
+def test_too_many_pixels_are_refused_before_they_are_read(tmp_path, width, height):
+    path = tmp_path / "p.png"
+    path.write_bytes(png_header(width, height))
+    with pytest.raises(InputError, match="at most 50 megapixels"):
+        read_picture(path)
+
+
+def test_the_limit_is_a_setting(tmp_path):
+    path = saved(halves(1000, 100), tmp_path / "p.png")
+    assert read_picture(path, 0.1).size == (1000, 100)
+    with pytest.raises(InputError, match=r"at most 0\.09 megapixels"):
+        read_picture(path, 0.09)
+
+
+def test_a_picture_a_little_too_large_is_not_said_to_have_the_limit(tmp_path):
+    path = tmp_path / "p.png"
+    path.write_bytes(png_header(10_000, 5_010))
+    with pytest.raises(InputError) as told:
+        read_picture(path)
+    assert "has 50 megapixels" not in str(told.value)
+
+
+def test_to_rgb_leaves_rgb_as_it_is():
+    assert np.array_equal(np.asarray(to_rgb(halves())), np.asarray(halves()))

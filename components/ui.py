@@ -26,6 +26,8 @@ log = logging.getLogger("tour")
 
 STYLE = Path(__file__).with_name("style.css")
 SCRIPT = Path(__file__).with_name("keys.html")
+INVITATION = "The answer appears here. An example is filled in: press Run."
+EMPTY = f'<p class="empty">{INVITATION}</p>'
 
 
 def theme() -> gr.themes.Base:
@@ -202,6 +204,17 @@ class Page:
 def hidden(kind: type[gr.components.Component], label: str, **options: Any) -> Any:
     """A component that only an endpoint uses."""
     return kind(label=label, visible=False, render=True, **options)
+
+
+def as_uploaded(image: gr.Image) -> gr.Image:
+    """The same component, handing the file over unread: a damaged one is the tab's to explain."""
+    read = image.preprocess
+
+    def preprocess(payload: Any) -> Any:
+        return payload.path if payload and payload.path else read(payload)
+
+    image.preprocess = preprocess  # type: ignore[method-assign]
+    return image
 
 
 def checkpoint_parameter() -> gr.Textbox:

@@ -35,6 +35,9 @@ SHORTEST_ADVANCE = 1.0  # seconds; a window that would move on by less is taken 
 
 # When is a window's text not to be believed? The signs are those of section 4.5 of the paper.
 REPETITIVE_ABOVE = 2.4  # zlib compression ratio of the text, as in the paper
+# A speaker may repeat a sentence; a decoder caught in a loop writes until it is cut off, which is 7.4
+# tokens for each second of a full window, and more in a short one. Fast speech has 5.
+LOOP_ABOVE = 6.5  # tokens per second
 NO_SPEECH_ABOVE = 0.6  # probability of <|nospeech|>, as in the paper
 # Mean log-probability of a token. The paper's -1 lets short noises through, which come out as "you" at
 # -0.9 with <|nospeech|> at 0.7 to 0.9; clear speech is at -0.2.
@@ -155,7 +158,7 @@ def _pieces(model: Any, processor: Any, samples: np.ndarray, request: Request) -
     window_size = processor.feature_extractor.n_samples
     at = 0
     while at < samples.size and not request.stop():
-        at += audio.leading_silence(samples[at:])
+        at += audio.leading_silence(samples[at : at + window_size])
         window = samples[at : at + window_size]
         if audio.is_silent(window):
             at += window.size
@@ -177,7 +180,7 @@ def _piece(model: Any, processor: Any, decoded: Decoded, seconds: float) -> tupl
     tokenizer = processor.tokenizer
     spans, advance = _spans(decoded.tokens, _timestamp_begin(model), seconds)
     empty = Piece("", (), (), decoded.language, seconds, seconds)
-    left_out = _left_out(_text(tokenizer, decoded.tokens), decoded)
+    left_out = _left_out(_text(tokenizer, decoded.tokens), decoded, seconds)
     if left_out:
         return replace(empty, left_out=left_out), seconds
     text = "".join(_text(tokenizer, decoded.tokens[first:last]) for first, last, _, _ in spans)
@@ -190,14 +193,19 @@ def _piece(model: Any, processor: Any, decoded: Decoded, seconds: float) -> tupl
     return replace(empty, text=text, segments=segments, words=words), advance
 
 
-def _left_out(text: str, decoded: Decoded) -> str:
-    """Why the text of a window is not to be believed; "" where it is."""
+def _left_out(text: str, decoded: Decoded, seconds: float) -> str:
+    """Why the text of a window of so many seconds is not to be believed; "" where it is."""
     if not any(letter.isalnum() for letter in text):
         return "no speech"
     if decoded.no_speech > NO_SPEECH_ABOVE and decoded.logprob < NO_SPEECH_UNSURE_BELOW:
         return "no speech"
-    lost = decoded.logprob < LOST_BELOW or compression_ratio(text) > REPETITIVE_ABOVE
+    lost = decoded.logprob < LOST_BELOW or _loops(text, decoded, seconds)
     return "unclear" if lost else ""
+
+
+def _loops(text: str, decoded: Decoded, seconds: float) -> bool:
+    """Whether the text repeats itself, and faster than anybody speaks."""
+    return compression_ratio(text) > REPETITIVE_ABOVE and len(decoded.tokens) > LOOP_ABOVE * seconds
 
 
 def compression_ratio(text: str) -> float:
@@ -211,8 +219,9 @@ def _spans(
 ) -> tuple[list[tuple[int, int, float, float]], float]:
     """Splits tokens at the timestamps, whose ids start at `begin`.
 
-    Gives (first, last, start, end) of each stretch of text, and the advance, in seconds of the window. Where the window ends in the middle of a segment, that segment is dropped and the advance (seconds)
-    goes back to its beginning; else the advance is the whole window.
+    Gives (first, last, start, end) of each stretch of text, in seconds of the window, and the advance.
+    Where the window ends in the middle of a segment, that segment is dropped and the advance goes back
+    to its beginning; else the advance is the whole window.
     """
     spans = []
     first, start = 0, 0.0
@@ -270,7 +279,7 @@ def _decode(model: Any, aligner: Any, processor: Any, window: np.ndarray, reques
             decoded = _generate(aligner or model, states, window.size, request, language, search)
             decoded = replace(decoded, no_speech=no_speech)
             text = _text(processor.tokenizer, decoded.tokens)
-            if compression_ratio(text) <= REPETITIVE_ABOVE or no_speech > NO_SPEECH_ABOVE:
+            if not _loops(text, decoded, window.size / audio.RATE) or no_speech > NO_SPEECH_ABOVE:
                 break
     return None if request.stop() else decoded
 

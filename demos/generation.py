@@ -216,7 +216,7 @@ def build(demo: Demo, models: ModelManager, settings: object) -> None:
         penalty = gr.Slider(0.5, 2, 1, step=0.05, label="Repetition penalty", info="1: none")
         seed = gr.Number(0, label="Seed", precision=0, info="Same seed, same text.")
     with page.results():
-        answer = gr.HTML(label="Continuations")
+        answer = gr.HTML(ui.EMPTY, label="Continuations")
     knobs = [prompt, most, sequences, temperature, top_k, top_p, penalty, seed, mode]
 
     def act(*values: Any) -> Iterator[tuple[Any, ...]]:

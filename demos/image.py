@@ -107,19 +107,20 @@ def build(demo: Demo, models: ModelManager, settings: Settings) -> None:
     page = ui.Page(demo, OFFER)
     examples = [gr.media.get_image(name) for name in EXAMPLES]
     with page.inputs():
-        # No image mode: the file arrives as it was given, and is read here.
-        image = gr.Image(
-            examples[0],
-            label="Picture",
-            type="filepath",
-            image_mode=None,
-            sources=["upload", "clipboard", "webcam"],
-            height=300,
+        image = ui.as_uploaded(
+            gr.Image(
+                examples[0],
+                label="Picture",
+                type="filepath",
+                image_mode=None,
+                sources=["upload", "clipboard", "webcam"],
+                height=300,
+            )
         )
     with page.options():
         top_k = gr.Slider(1, 20, TOP_K, step=1, label="Top-k", info="How many labels are shown.")
     with page.results():
-        answer = gr.HTML(label="Labels and probabilities")
+        answer = gr.HTML(ui.EMPTY, label="Labels and probabilities")
 
     def act(path: str | None, top_k: int, choice: str, report: Report) -> tuple[str, Status]:
         result = run(path, top_k, choice, models, report, settings.max_image_megapixels)
@@ -136,7 +137,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings) -> None:
     page.endpoint(
         classify_image,
         [
-            ui.hidden(gr.Image, "image", type="filepath", image_mode=None),
+            ui.as_uploaded(ui.hidden(gr.Image, "image", type="filepath", image_mode=None)),
             ui.hidden(gr.Number, "top_k", value=TOP_K, precision=0),
             ui.checkpoint_parameter(),
         ],

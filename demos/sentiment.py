@@ -179,7 +179,7 @@ def build(demo: Demo, models: ModelManager, settings: object) -> None:
         with gr.Accordion("Many texts from a file", open=False):
             file = gr.File(label="TXT with one text a line, or CSV", file_types=[".txt", ".csv"], height=140)
     with page.results():
-        answer = gr.HTML(label="Label and probability")
+        answer = gr.HTML(ui.EMPTY, label="Label and probability")
         table = gr.Dataframe(label="All texts", visible=False, interactive=False, wrap=True)
         download = gr.DownloadButton("Download as CSV", visible=False)
 

@@ -162,6 +162,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings) -> None:
             label="Recording",
             type="filepath",
             sources=["microphone", "upload"],
+            buttons=["download"],
         )
         timestamps = gr.Radio(list(whisper.TIMESTAMPS), value="segment", label="Timestamps")
     with page.options():
@@ -179,7 +180,9 @@ def build(demo: Demo, models: ModelManager, settings: Settings) -> None:
             info="Translate writes English, for multilingual checkpoints.",
         )
     with page.results():
-        answer = gr.Textbox(label="Transcript", lines=4, interactive=False, buttons=["copy"])
+        answer = gr.Textbox(
+            label="Transcript", lines=4, interactive=False, buttons=["copy"], placeholder=ui.INVITATION
+        )
         timed = gr.HTML(label="Segments")
         with gr.Row():
             files = [gr.DownloadButton(kind, visible=False, min_width=80) for kind in ("SRT", "VTT", "Text")]

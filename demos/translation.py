@@ -284,7 +284,9 @@ def build(demo: Demo, models: ModelManager, settings: object) -> None:
         )
     result_state, attention_state = gr.State(), gr.State()
     with page.results():
-        answer = gr.Textbox(label="Translation", lines=2, interactive=False, buttons=["copy"])
+        answer = gr.Textbox(
+            label="Translation", lines=2, interactive=False, buttons=["copy"], placeholder=ui.INVITATION
+        )
         sentence = gr.Dropdown([], label="Sentence", visible=False)
         figure = gr.Plot(label="Attention", show_label=False)
         with gr.Accordion("Which attention", open=False), gr.Row():

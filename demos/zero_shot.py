@@ -252,7 +252,7 @@ def build(demo: Demo, models: ModelManager, settings: object) -> None:
     with page.options():
         template = gr.Textbox(TEMPLATE, label="Hypothesis template", info="{} is where the label goes.")
     with page.results():
-        answer = gr.HTML(label="Labels and scores")
+        answer = gr.HTML(ui.EMPTY, label="Labels and scores")
     labels.change(
         lambda value: ui.chips(parse_labels(value)),
         labels,

@@ -1,13 +1,16 @@
 """What the tests share."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
+# No test talks to the hub; those of the hub source give their own server as the endpoint.
+os.environ["HF_HUB_OFFLINE"] = os.environ.get("HF_HUB_OFFLINE", "1")
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +19,14 @@ def starter_cache() -> Path:
     from components.settings import parse
 
     return parse([], os.environ).cache / "starters"
+
+
+@pytest.fixture(scope="session")
+def models(starter_cache):
+    """The app's own manager with its starters."""
+    import app
+    from components.hub import HubStatus
+    from components.settings import parse
+
+    settings = replace(parse([], os.environ), checkpoints="starter", keep_alive=-1)
+    return app.create_manager(settings, HubStatus())

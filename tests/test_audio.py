@@ -291,3 +291,13 @@ def test_levels_and_silence():
 def test_lengths_in_words():
     words = [audio.duration_words(seconds) for seconds in (4.24, 45, 60, 125, 1800, 3720)]
     assert words == ["4.2 s", "45 s", "1 min", "2 min 5 s", "30 min", "1 h 2 min"]
+
+
+def test_leading_silence_leaves_a_margin():
+    second = audio.RATE
+    quiet, sound = np.zeros(3 * second, np.float32), chirp(second).astype(np.float32) + 0.0
+    sound[: second // 20] = 0.3 * np.tile(np.float32([1, -1]), second // 40)  # the chirp begins softly
+    assert audio.leading_silence(np.concatenate([quiet, sound])) == int(2.8 * second)
+    assert audio.leading_silence(np.concatenate([quiet[: second // 2], sound])) == 0
+    assert audio.leading_silence(quiet) == int(2.8 * second)
+    assert audio.leading_silence(quiet[:0]) == 0

@@ -35,9 +35,9 @@ def modules(node: ast.AST, top_level_only: bool = False, package: str = "") -> I
             yield base
             # `from package import module` names a module as well.
             yield from (f"{base}.{alias.name}" for alias in child.names)
-        elif is_type_checking(child):
-            continue
-        elif top_level_only and isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        elif is_type_checking(child) or (
+            top_level_only and isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        ):
             continue
         else:
             yield from modules(child, top_level_only, package)
@@ -95,7 +95,9 @@ def bound_from_gradio(module: ast.Module) -> set[str]:
     names: set[str] = set()
     for node in ast.walk(module):
         if isinstance(node, ast.Import):
-            names |= {a.asname or a.name.split(".")[0] for a in node.names if a.name.split(".")[0] == "gradio"}
+            names |= {
+                a.asname or a.name.split(".")[0] for a in node.names if a.name.split(".")[0] == "gradio"
+            }
         elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "gradio":
             names |= {alias.asname or alias.name for alias in node.names}
     return names
@@ -135,7 +137,9 @@ def test_nothing_heavy_is_imported_with_a_module(path):
 def test_importing_the_app_loads_nothing_heavy():
     # Gradio itself imports huggingface_hub; the others must wait for the first click.
     script = f"import sys, app; print(sorted(set(sys.modules) & {HEAVY - {'huggingface_hub'}!r}))"
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
 

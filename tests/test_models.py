@@ -580,6 +580,18 @@ def test_load_never_unpickles_weights(tmp_path):
         load(Checkpoint("a", Hub("a/b"), CLASSIFIER), folder, *cpu())
 
 
+def test_load_never_asks_to_run_code_of_a_checkpoint(tmp_path, monkeypatch):
+    asked: list[str] = []
+    monkeypatch.setattr("builtins.input", lambda *question: asked.append(str(question)) or "y")
+    folder = copy(tiny.distilbert(), tmp_path)
+    (folder / "evil.py").write_text("raise SystemExit('this ran')")
+    own = {"AutoConfig": "evil.Config", "AutoModelForSequenceClassification": "evil.Model"}
+    (folder / "config.json").write_text(json.dumps({"model_type": "made-up", "auto_map": own}))
+    with pytest.raises(ModelLoadError):
+        load(Checkpoint("a", Hub("a/b"), CLASSIFIER), folder, *cpu())
+    assert asked == []
+
+
 def test_load_goes_to_the_cpu_where_the_accelerator_has_no_room(monkeypatch):
     import torch
     import transformers

@@ -25,7 +25,7 @@ from components.sentences import split_sentences
         ("(It rained.) We stayed.", ["(It rained.)", "We stayed."]),
         ('"Come!" she said. "Now!"', ['"Come!" she said.', '"Now!"']),
         ("See www.example.com for more. Thanks.", ["See www.example.com for more.", "Thanks."]),
-        ("今日は。元気ですか？はい。", ["今日は。", "元気ですか？", "はい。"]),  # noqa: RUF001 - full-width marks
+        ("今日は。元気ですか？はい。", ["今日は。", "元気ですか？", "はい。"]),
         ("  Two   spaces.   Here.  ", ["Two   spaces.", "Here."]),
         ("...", ["..."]),
         ("Did you go? No. I stayed.", ["Did you go?", "No.", "I stayed."]),
@@ -48,7 +48,7 @@ def test_nothing_gives_no_sentence(text):
 @pytest.mark.parametrize(
     "text",
     [
-        "A. B! C? (D.) “E.” f. g… H\tI.\n\n J.\u2028K. L。M！ N",  # noqa: RUF001 - full-width marks
+        "A. B! C? (D.) “E.” f. g… H\tI.\n\n J.\u2028K. L。M！ N",
         "Mr. . ! ? x.  Y  .Z",
         "«Oui !» dit-il. «Non ?» Elle rit… puis s'en va.",
     ],

@@ -48,7 +48,7 @@ def direct(text: str, folder=None, **options: Any) -> dict[str, float]:
 
 
 def near(expected: dict[str, float]) -> Any:
-    return pytest.approx(expected, abs=1e-5)
+    return pytest.approx(expected, abs=1e-4)  # a batch adds up in another order
 
 
 # validate
@@ -66,7 +66,7 @@ def test_a_file_goes_before_the_box(tmp_path):
 
 @pytest.mark.parametrize("text", ["", "   ", "\n\t\n", None, "\u3000\n"])
 def test_no_text(text):
-    with pytest.raises(InputError, match="no text yet.*Type"):
+    with pytest.raises(InputError, match=r"no text yet.*Type"):
         sentiment.validate(text)
 
 
@@ -116,7 +116,10 @@ def test_postprocess_is_a_softmax_likeliest_first(loaded):
     import torch
 
     rows = sentiment.postprocess(torch.tensor([[0.0, 3.0], [1.0, 1.0]]), loaded.model.config)
-    assert rows[0] == (("POSITIVE", pytest.approx(0.952574)), ("NEGATIVE", pytest.approx(0.047426)))
+    assert rows[0] == (
+        ("POSITIVE", pytest.approx(0.952574, abs=1e-6)),
+        ("NEGATIVE", pytest.approx(0.047426, abs=1e-6)),
+    )
     assert dict(rows[1]) == pytest.approx({"NEGATIVE": 0.5, "POSITIVE": 0.5})
     assert all(isinstance(score, float) for row in rows for _, score in row)
 
@@ -192,7 +195,9 @@ def test_threads_share_a_tokenizer_without_harm(models):
     expected = [dict(sentiment.run(text, "auto", models).rows[0].scores) for text in texts]
     with ThreadPoolExecutor(8) as pool:
         results = list(pool.map(lambda text: sentiment.run(text, "auto", models), texts))
-    assert [dict(result.rows[0].scores) for result in results] == [pytest.approx(one, abs=1e-6) for one in expected]
+    assert [dict(result.rows[0].scores) for result in results] == [
+        pytest.approx(one, abs=1e-6) for one in expected
+    ]
 
 
 def test_one_label_is_a_sigmoid():
@@ -204,7 +209,7 @@ def test_one_label_is_a_sigmoid():
     with torch.no_grad():
         logit = loaded.model(**inputs).logits[0, 0]
     (row,) = sentiment.run(TEXT, "auto", tiny.manager(folder)).rows
-    assert row.scores == (("toxic", pytest.approx(float(logit.sigmoid()), abs=1e-5)),)
+    assert row.scores == (("toxic", pytest.approx(float(logit.sigmoid()), abs=1e-4)),)
 
 
 def test_labels_that_do_not_exclude_each_other():
@@ -286,7 +291,9 @@ def test_the_button_shows_one_text_as_bars(models):
 
 
 def test_the_button_shows_many_texts_as_a_table(models):
-    *_, (answer, table, download, problem, status) = tiny.tab(sentiment.DEMO, models).press("\n".join(MANY), None)
+    *_, (answer, table, download, problem, status) = tiny.tab(sentiment.DEMO, models).press(
+        "\n".join(MANY), None
+    )
     assert "6 texts" in answer
     assert [row[0] for row in table["value"]["data"]] == MANY
     assert table["visible"]

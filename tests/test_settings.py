@@ -59,7 +59,9 @@ def test_gradio_names_are_honoured():
 
 
 def test_an_option_wins_over_a_variable():
-    settings = parse(["--port", "9000", "--checkpoints", "hub"], {"GRADIO_SERVER_PORT": "1", "TOUR_CHECKPOINTS": "auto"})
+    settings = parse(
+        ["--port", "9000", "--checkpoints", "hub"], {"GRADIO_SERVER_PORT": "1", "TOUR_CHECKPOINTS": "auto"}
+    )
     assert (settings.port, settings.checkpoints) == (9000, "hub")
 
 
@@ -67,7 +69,9 @@ def test_an_empty_variable_counts_as_none():
     assert parse([], dict.fromkeys(VARIABLES.values(), "")) == parse([], {})
 
 
-@pytest.mark.parametrize(("written", "value"), [("1", True), ("true", True), ("YES", True), ("0", False), ("no", False)])
+@pytest.mark.parametrize(
+    ("written", "value"), [("1", True), ("true", True), ("YES", True), ("0", False), ("no", False)]
+)
 def test_share(written, value):
     assert parse([], {"TOUR_SHARE": written}).share is value
     assert parse(["--share"], {"TOUR_SHARE": written}).share is True

@@ -18,7 +18,12 @@ def written(tmp_path, name: str, content: str | bytes):
 
 
 def test_lines_of_a_text_file(tmp_path):
-    assert read_texts(written(tmp_path, "a.txt", "One, two\r\nthree\n\nvier")) == ["One, two", "three", "", "vier"]
+    assert read_texts(written(tmp_path, "a.txt", "One, two\r\nthree\n\nvier")) == [
+        "One, two",
+        "three",
+        "",
+        "vier",
+    ]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252"])
@@ -46,7 +51,10 @@ def test_without_a_header_the_column_with_the_words(tmp_path):
 
 
 def test_a_csv_file_with_one_column(tmp_path):
-    assert read_texts(written(tmp_path, "a.csv", "text\nI love it\nI hate it\n")) == ["I love it", "I hate it"]
+    assert read_texts(written(tmp_path, "a.csv", "text\nI love it\nI hate it\n")) == [
+        "I love it",
+        "I hate it",
+    ]
     assert read_texts(written(tmp_path, "b.csv", "I love it\nI hate it\n")) == ["I love it", "I hate it"]
 
 
@@ -63,7 +71,11 @@ def test_doubled_quotes_far_down_the_file(tmp_path):
 
 def test_one_column_keeps_its_commas(tmp_path):
     content = "text\nI love it, really\nI hate it\nSo, so, bad, this\n"
-    assert read_texts(written(tmp_path, "a.csv", content)) == ["I love it, really", "I hate it", "So, so, bad, this"]
+    assert read_texts(written(tmp_path, "a.csv", content)) == [
+        "I love it, really",
+        "I hate it",
+        "So, so, bad, this",
+    ]
 
 
 def test_short_and_blank_rows(tmp_path):
@@ -115,7 +127,8 @@ def test_other_cells_stay(text):
 
 def loaded(limit: float = 10**30, **config: Any) -> Any:
     return SimpleNamespace(
-        model=SimpleNamespace(config=SimpleNamespace(**config)), processor=SimpleNamespace(model_max_length=limit)
+        model=SimpleNamespace(config=SimpleNamespace(**config)),
+        processor=SimpleNamespace(model_max_length=limit),
     )
 
 

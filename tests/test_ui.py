@@ -54,14 +54,23 @@ def test_seconds(value, shown):
     assert ui.seconds(value) == shown
 
 
-@pytest.mark.parametrize(("share", "shown"), [(0, "0.0 %"), (0.1234, "12.3 %"), (0.9996, "100.0 %"), (1, "100.0 %")])
+@pytest.mark.parametrize(
+    ("share", "shown"), [(0, "0.0 %"), (0.1234, "12.3 %"), (0.9996, "100.0 %"), (1, "100.0 %")]
+)
 def test_percent(share, shown):
     assert ui.percent(share) == shown
 
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [(0, "0:00.0"), (-0.3, "0:00.0"), (5.26, "0:05.3"), (59.96, "1:00.0"), (65.3, "1:05.3"), (3725.04, "1:02:05.0")],
+    [
+        (0, "0:00.0"),
+        (-0.3, "0:00.0"),
+        (5.26, "0:05.3"),
+        (59.96, "1:00.0"),
+        (65.3, "1:05.3"),
+        (3725.04, "1:02:05.0"),
+    ],
 )
 def test_clock(value, shown):
     assert ui.clock(value) == shown
@@ -136,7 +145,9 @@ def test_download_writes_the_file_under_its_name():
     assert ui.download("table.csv", "") != str(path)
 
 
-@pytest.mark.parametrize("error", [InputError("Type a text."), CheckpointError("None."), OutOfMemory("Shorter.")])
+@pytest.mark.parametrize(
+    "error", [InputError("Type a text."), CheckpointError("None."), OutOfMemory("Shorter.")]
+)
 def test_errors_for_visitors_go_through(error, caplog):
     with pytest.raises(type(error)) as told, ui.shown("sentiment"):
         raise error

@@ -101,7 +101,7 @@ def features(processor: WhisperProcessor, samples: np.ndarray) -> torch.Tensor:
 @pytest.fixture
 def trusting(monkeypatch):
     """Random models are never sure: believe them all the same."""
-    monkeypatch.setattr(whisper, "_left_out", lambda text, decoded: "")
+    monkeypatch.setattr(whisper, "_left_out", lambda text, decoded, seconds: "")
 
 
 def tokens_of(monkeypatch) -> list[Decoded]:
@@ -245,7 +245,7 @@ def test_silence_is_not_decoded_and_what_follows_keeps_its_time(trusting, monkey
     assert [(piece.text, piece.left_out) for piece in pieces] == [("", "silence")] * len(pieces)
     assert pieces[-1].done == pieces[-1].total == 5
     monkeypatch.undo()
-    monkeypatch.setattr(whisper, "_left_out", lambda text, decoded: "")
+    monkeypatch.setattr(whisper, "_left_out", lambda text, decoded, seconds: "")
     pieces = list(transcribe(model, processor, np.concatenate([quiet, noise(1)])))
     starts = [segment.start for piece in pieces for segment in piece.segments]
     assert starts and min(starts) >= 4.8
@@ -351,8 +351,8 @@ def test_splitting_at_timestamps():
 
 
 def test_what_is_left_out():
-    def why(text: str, logprob: float, no_speech: float) -> str:
-        return whisper._left_out(text, Decoded((), (), logprob, no_speech, None))
+    def why(text: str, logprob: float, no_speech: float, tokens: int = 10) -> str:
+        return whisper._left_out(text, Decoded((1,) * tokens, (), logprob, no_speech, None), seconds=30)
 
     assert why(" Good morning.", -0.2, 0.01) == ""
     assert why(" Good morning.", -0.2, 0.9) == ""  # sure of its words: speech
@@ -360,7 +360,8 @@ def test_what_is_left_out():
     assert why(" ...", -0.2, 0.01) == "no speech"
     assert why("", -0.2, 0.01) == "no speech"
     assert why(" A", -2.0, 0.3) == "unclear"
-    assert why(" and then" * 60, -0.1, 0.01) == "unclear"
+    assert why(" and then" * 60, -0.1, 0.01, tokens=220) == "unclear"  # written until it was cut off
+    assert why(" Row, row, row your boat." * 5, -0.1, 0.01, tokens=100) == ""  # a refrain, as it is sung
 
 
 def test_words_do_not_include_the_pause_after_them():

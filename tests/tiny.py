@@ -9,6 +9,7 @@ import atexit
 import json
 import shutil
 import tempfile
+import zlib
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,10 +20,43 @@ from components.demo import Demo
 from components.models import Loaded, ModelManager, load, weights_bytes
 from components.settings import Settings
 
-WORDS = (
-    "i you we it this that is was not so very much have been waiting for my whole life course hate love "
-    "house the a sport weather history fun class about education politics business text"
-).split()
+WORDS = [
+    "i",
+    "you",
+    "we",
+    "it",
+    "this",
+    "that",
+    "is",
+    "was",
+    "not",
+    "so",
+    "very",
+    "much",
+    "have",
+    "been",
+    "waiting",
+    "for",
+    "my",
+    "whole",
+    "life",
+    "course",
+    "hate",
+    "love",
+    "house",
+    "the",
+    "a",
+    "sport",
+    "weather",
+    "history",
+    "fun",
+    "class",
+    "about",
+    "education",
+    "politics",
+    "business",
+    "text",
+]
 CHATML = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -58,6 +92,11 @@ def _save(name: str, *parts: Any) -> Path:
     for part in parts:
         part.save_pretrained(folder)
     return folder
+
+
+def _named(kind: str, *what: Any) -> str:
+    """The kind and a number that differs wherever the arguments do."""
+    return f"{kind}-{zlib.crc32(repr(what).encode()):08x}"
 
 
 def _seed() -> None:
@@ -99,10 +138,10 @@ def distilbert(labels: tuple[str, ...] = ("NEGATIVE", "POSITIVE"), problem: str 
         label2id={label: i for i, label in enumerate(labels)},
         problem_type=problem,
     )
-    name = f"distilbert-{len(labels)}-{problem}"
     # Some hub checkpoints of DistilBERT carry BERT's tokenizer, which also makes token_type_ids.
+    tokenizer = BertTokenizer(vocabulary, model_max_length=512)
     return _save(
-        name, DistilBertForSequenceClassification(config), BertTokenizer(vocabulary, model_max_length=512)
+        _named("distilbert", *labels, problem), DistilBertForSequenceClassification(config), tokenizer
     )
 
 
@@ -128,7 +167,7 @@ def bart(labels: tuple[str, ...] = ("contradiction", "neutral", "entailment")) -
         label2id={label: i for i, label in enumerate(labels)},
     )
     tokenizer = BartTokenizer(vocabulary, [], model_max_length=1024)
-    return _save(f"bart-{len(labels)}", BartForSequenceClassification(config), tokenizer)
+    return _save(_named("bart", *labels), BartForSequenceClassification(config), tokenizer)
 
 
 @cache
@@ -148,7 +187,7 @@ def sentence_encoder(pooling: str = "mean") -> Path:
         initializer_range=0.2,
     )
     folder = _save(f"encoder-{pooling}", BertModel(config), BertTokenizer(vocabulary, model_max_length=512))
-    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling").mkdir(exist_ok=True)
     modes = {"pooling_mode_cls_token": pooling == "cls", "pooling_mode_mean_tokens": pooling == "mean"}
     (folder / "1_Pooling" / "config.json").write_text(json.dumps({"word_embedding_dimension": 32, **modes}))
     return folder
@@ -166,7 +205,14 @@ def llama(chat: bool = False, sentencepiece: bool = False) -> Path:
     _seed()
     tokenizer: Any
     if sentencepiece:
-        pieces = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), "▁", *"abcdefghijklmnopqrstuvwxyz"]
+        pieces = [
+            "<unk>",
+            "<s>",
+            "</s>",
+            *(f"<0x{i:02X}>" for i in range(256)),
+            "▁",
+            *"abcdefghijklmnopqrstuvwxyz",
+        ]
         merges = []
         for word in ("feel", "like", "go", "it"):
             for i in range(len(word)):
@@ -197,7 +243,7 @@ def llama(chat: bool = False, sentencepiece: bool = False) -> Path:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=None,
     )
-    return _save(f"llama-{chat}-{sentencepiece}", LlamaForCausalLM(config), tokenizer)
+    return _save(_named("llama", chat, sentencepiece), LlamaForCausalLM(config), tokenizer)
 
 
 def _pieces(lines: list[str], name: str) -> Path:
@@ -253,12 +299,11 @@ def marian(languages: tuple[str, ...] = (), pair: tuple[str, str] | None = ("en"
         encoder_ffn_dim=32,
         decoder_ffn_dim=32,
         max_position_embeddings=64,
-        init_std=WIDE,
+        init_std=0.4,
         pad_token_id=pad,
         eos_token_id=0,
         decoder_start_token_id=pad,
         forced_eos_token_id=0,
-        scale_embedding=True,
         share_encoder_decoder_embeddings=True,
     )
     model = MarianMTModel(config)
@@ -271,10 +316,9 @@ def marian(languages: tuple[str, ...] = (), pair: tuple[str, str] | None = ("en"
         max_length=64,
         num_beams=2,
     )
-    # A taste for some tokens and for ending: tied weights alone would repeat the last one for ever.
-    model.final_logits_bias.normal_(std=12)
-    model.final_logits_bias[0, 0] = 16
-    return _save(f"marian-{len(languages)}-{'-'.join(pair or ('none',))}", model, tokenizer)
+    # A taste for ending: random weights alone would go on for ever.
+    model.final_logits_bias[0, 0] = 6
+    return _save(_named("marian", languages, pair), model, tokenizer)
 
 
 @cache
@@ -295,7 +339,7 @@ def vit(labels: tuple[str, ...] = ("cat", "dog", "crane", "<b>lion</b>", "tower"
         label2id={label: i for i, label in enumerate(labels)},
     )
     processor = ViTImageProcessor(size={"height": 32, "width": 32})
-    return _save(f"vit-{len(labels)}", ViTForImageClassification(config), processor)
+    return _save(_named("vit", *labels), ViTForImageClassification(config), processor)
 
 
 def checkpoint(folder: Path, recipe: Recipe) -> Checkpoint:
@@ -372,7 +416,9 @@ class Tab:
     def endpoint(self, name: str) -> Any:
         return next(fn.fn for fn in self.app.fns.values() if fn.api_name == name)
 
-    def press(self, *values: Any, checkpoint: str = "auto", session: str = "visitor") -> list[tuple[Any, ...]]:
+    def press(
+        self, *values: Any, checkpoint: str = "auto", session: str = "visitor"
+    ) -> list[tuple[Any, ...]]:
         """All that the Run button's handler yields: outputs, the problem and the status line."""
         (run,) = [fn for fn in self.app.fns.values() if fn.name == "handler" and fn.show_progress_on]
         return list(run.fn(SimpleNamespace(session_hash=session), *values, checkpoint))

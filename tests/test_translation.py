@@ -1,0 +1,411 @@
+"""The translation tab beside direct calls of a tiny Marian."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from components.errors import InputError
+from demos import translation
+from demos.translation import Attention, Sentence
+from tests import tiny
+
+TEXT = "You like this house."
+TWO = "The weather is nice today. Shall we go for a walk in the park?"
+LONG = f"{TWO}\n\nMy name is Anna and I live in Berlin. You like it. Quick foxes jump over dogs.\nA man."
+
+
+@pytest.fixture
+def models():
+    return tiny.manager(tiny.marian())
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return tiny.loaded(tiny.marian(), translation.RECIPE)
+
+
+def direct(sentence: str, folder: Any = None) -> tuple[str, list[int], list[int]]:
+    """Text, source ids and written ids by plain calls of tokenizer and generate."""
+    import torch
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+    folder = folder or tiny.marian()
+    model = AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    inputs = tokenizer(sentence, return_tensors="pt")
+    with torch.inference_mode():
+        written = model.generate(**inputs)[0]
+    return (
+        tokenizer.decode(written, skip_special_tokens=True),
+        inputs["input_ids"][0].tolist(),
+        written.tolist(),
+    )
+
+
+def attended(sentence: Sentence, folder: Any = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Attention of a teacher-forced pass, layer by layer."""
+    import torch
+    from transformers import AutoModelForSeq2SeqLM
+
+    model = AutoModelForSeq2SeqLM.from_pretrained(folder or tiny.marian(), attn_implementation="eager").eval()
+    with torch.inference_mode():
+        out = model(
+            input_ids=torch.tensor([sentence.source_ids]),
+            decoder_input_ids=torch.tensor([sentence.target_ids[:-1]]),
+            output_attentions=True,
+        )
+    encoder, decoder, cross = (
+        np.stack([layer[0].numpy() for layer in layers])
+        for layers in (out.encoder_attentions, out.decoder_attentions, out.cross_attentions)
+    )
+    return encoder, decoder, cross
+
+
+# validate
+
+
+def test_validate_splits_paragraphs_into_sentences():
+    assert translation.validate(f" {TWO}\nYou.\n") == [
+        ["The weather is nice today.", "Shall we go for a walk in the park?"],
+        ["You."],
+    ]
+
+
+@pytest.mark.parametrize("text", ["", " \n\t", None])
+def test_no_text(models, text):
+    with pytest.raises(InputError, match="no text yet.*Type"):
+        translation.run(text, "auto", models)
+    assert models.asked == []
+
+
+def test_a_text_that_is_too_long():
+    most = translation.MOST_CHARACTERS
+    assert translation.validate("x" * most)
+    with pytest.raises(InputError, match=f"{most + 1} characters; at most {most}"):
+        translation.validate("x" * (most + 1))
+
+
+# Steps
+
+
+def test_preprocess_pads_and_cuts(loaded):
+    long = "this house " * 60
+    inputs, kept = translation.preprocess([TEXT, long], loaded)
+    assert inputs["input_ids"].shape == (2, 64)
+    assert inputs["attention_mask"][0].sum() == len(loaded.processor(TEXT)["input_ids"])
+    assert inputs["input_ids"][1, -1] == loaded.processor.eos_token_id, "the end is always there"
+    assert kept[0] is None
+    assert kept[1] is not None
+    assert long.startswith(kept[1])
+
+
+def test_forward_ends_a_loop_after_a_few_times_the_source(loaded):
+    import torch
+
+    loaded = tiny.loaded(tiny.marian(), translation.RECIPE)
+    loaded.model.final_logits_bias[0, 0] = -1e4  # never ends by itself
+    inputs, _ = translation.preprocess(["You"], loaded)
+    generated = translation.forward(inputs, loaded)
+    assert generated.shape == (1, min(64, 3 * inputs["input_ids"].shape[1] + 20))
+    assert generated.dtype == torch.int64
+
+
+def test_postprocess_takes_padding_off(loaded):
+    import torch
+
+    pad, ids = loaded.processor.pad_token_id, loaded.processor(TEXT)["input_ids"]
+    inputs, _ = translation.preprocess([TEXT, TWO], loaded)
+    (first, second) = translation.postprocess(
+        [TEXT, TWO], inputs, torch.tensor([[pad, 5, 6, 0, pad, pad], [pad, 7, 8, 9, 10, 0]]), loaded
+    )
+    assert first.source_ids == tuple(ids)
+    assert first.target_ids == (pad, 5, 6, 0)
+    assert first.source == TEXT
+    assert first.target == loaded.processor.decode([5, 6])
+    assert second.target_ids == (pad, 7, 8, 9, 10, 0)
+
+
+# run
+
+
+@pytest.mark.parametrize("text", [TEXT, "A man", "Çà & <b>là</b>", "x"])
+def test_a_sentence_is_what_generate_gives(models, text):
+    result = translation.run(text, "auto", models)
+    target, source_ids, target_ids = direct(text)
+    (sentence,) = result.sentences
+    assert sentence == Sentence(text, target, tuple(source_ids), tuple(target_ids))
+    assert result.text == target
+
+
+def test_a_long_text_keeps_its_order_and_its_paragraphs(models):
+    result = translation.run(LONG, "auto", models)
+    assert [len(row) for row in result.paragraphs] == [2, 0, 3, 1]
+    assert [s.source for s in result.sentences] == [
+        "The weather is nice today.",
+        "Shall we go for a walk in the park?",
+        "My name is Anna and I live in Berlin.",
+        "You like it.",
+        "Quick foxes jump over dogs.",
+        "A man.",
+    ]
+    expected = [direct(sentence.source)[0] for sentence in result.sentences]
+    assert [sentence.target for sentence in result.sentences] == expected
+    assert len(set(expected)) > 3, "they are told apart"
+    lines = result.text.split("\n")
+    assert lines == [" ".join(expected[:2]), "", " ".join(expected[2:5]), expected[5]]
+
+
+def test_more_sentences_than_a_batch(models):
+    words = ["house", "park", "man", "window", "weather"]
+    text = " ".join(f"You like {'this ' * (i % 3)}{words[i % 5]}." for i in range(translation.BATCH + 4))
+    result = translation.run(text, "auto", models)
+    assert len(result.sentences) == translation.BATCH + 4
+    for i in (0, 7, translation.BATCH, translation.BATCH + 3):
+        assert result.sentences[i].target == direct(result.sentences[i].source)[0]
+
+
+def test_a_sentence_that_is_too_long_is_cut_and_it_is_said(models):
+    long = "this house " * 60
+    result = translation.run(f"{TEXT} {long}", "auto", models)
+    (remark,) = result.status.remarks
+    assert "cut to 64 tokens" in remark
+    assert "house" in remark
+    assert len(result.sentences[-1].source_ids) == 64
+
+
+def test_the_language_pair_comes_from_the_tokenizer(models):
+    assert translation.run(TEXT, "auto", models).pair == ("en", "fr")
+
+
+@pytest.mark.parametrize(
+    ("name", "pair"),
+    [
+        ("Helsinki-NLP/opus-mt-en-de", ("en", "de")),
+        ("Helsinki-NLP/opus-mt-tc-big-en-fr@v2", ("en", "fr")),
+        ("someone/mine", ("?", "?")),
+    ],
+)
+def test_the_language_pair_comes_from_the_name_where_the_tokenizer_has_none(name, pair):
+    from dataclasses import replace
+
+    loaded = tiny.loaded(tiny.marian(pair=None), translation.RECIPE)
+    renamed = replace(loaded, checkpoint=replace(loaded.checkpoint, name=name))
+    assert translation.language_pair(renamed) == pair
+
+
+@pytest.mark.parametrize(("code", "name"), [("fr", "French"), ("en", "English"), ("xx", "xx"), ("?", "?")])
+def test_language_names(code, name):
+    assert translation.language_name(code) == name
+
+
+def test_several_target_languages():
+    folder = tiny.marian((">>fra<<", ">>ita<<"))
+    models = tiny.manager(folder)
+    result = translation.run(f"{TEXT} >>ita<< {TEXT}", "auto", models)
+    first, second = result.sentences
+    assert first.target == direct(f">>fra<< {TEXT}", folder)[0]
+    assert second.target == direct(f">>ita<< {TEXT}", folder)[0]
+    assert first.source == TEXT, "the code that was put before it is not shown"
+    (remark,) = result.status.remarks
+    assert "Into >>fra<<" in remark
+    assert ">>ita<<" in remark
+
+
+@pytest.mark.parametrize(
+    ("config", "fits"),
+    [
+        ({"architectures": ["MarianMTModel"]}, True),
+        ({"architectures": ["T5ForConditionalGeneration"]}, False),
+        ({"architectures": None}, False),
+        ({}, False),
+    ],
+)
+def test_which_checkpoints_fit(config, fits):
+    reason = translation.RECIPE.fits(config)
+    assert (reason is None) is fits
+    if reason:
+        assert "Marian" in reason
+        assert "Helsinki-NLP/opus-mt-en-fr" in reason
+
+
+# Attention
+
+
+@pytest.mark.parametrize("text", [TEXT, LONG])
+def test_attention_is_that_of_a_teacher_forced_pass(models, text):
+    for sentence in translation.run(text, "auto", models).sentences:
+        attention = translation.attend(sentence, "auto", models)
+        encoder, decoder, cross = attended(sentence)
+        assert np.allclose(attention.encoder, encoder, atol=1e-5)
+        assert np.allclose(attention.decoder, decoder, atol=1e-5)
+        assert np.allclose(attention.cross, cross, atol=1e-5)
+
+
+def test_shapes_tokens_and_rows(models):
+    (sentence,) = translation.run(TEXT, "auto", models).sentences
+    attention = translation.attend(sentence, "auto", models)
+    source, target = len(sentence.source_ids), len(sentence.target_ids) - 1
+    assert attention.encoder.shape == (3, 2, source, source)
+    assert attention.decoder.shape == (2, 4, target, target)
+    assert attention.cross.shape == (2, 4, target, source)
+    assert len(attention.source_tokens) == source
+    assert len(attention.target_tokens) == target
+    for weights in (attention.encoder, attention.decoder, attention.cross):
+        assert weights.dtype == np.float32
+        assert np.allclose(weights.sum(-1), 1, atol=1e-5)
+    assert np.allclose(np.triu(attention.decoder, 1), 0), "the decoder sees nothing that is to come"
+    assert attention.source_tokens[-1] == "</s>"
+    assert attention.target_tokens[0] == "<pad>"
+    assert {"</s>", "<pad>", "<unk>"} <= attention.special
+
+
+def test_an_empty_translation_has_attention_too():
+    models = tiny.manager(tiny.marian())
+    with models.use(translation.OFFER) as loaded:
+        loaded.model.final_logits_bias[0, 0] = 1e4
+    result = translation.run(TEXT, "auto", models)
+    assert result.text == ""
+    attention = translation.attend(result.sentences[0], "auto", models)
+    assert attention.target_tokens == ("<pad>",)
+    for kind in translation.KINDS.values():
+        for special in (False, True):
+            assert translation.draw(attention, kind, special=special).to_json()
+
+
+def example() -> Attention:
+    """Weights that tell layer, head and place: 3 source tokens, 2 target tokens."""
+    rng = np.random.default_rng(0)
+    return Attention(
+        rng.random((3, 2, 3, 3)).astype(np.float32),
+        rng.random((2, 4, 2, 2)).astype(np.float32),
+        rng.random((2, 4, 2, 3)).astype(np.float32),
+        ("▁A", "man", "</s>"),
+        ("<pad>", "▁Un"),
+        frozenset({"</s>", "<pad>"}),
+    )
+
+
+def drawn(figure: Any) -> tuple[np.ndarray, list[str], list[str]]:
+    (map_,) = figure.data
+    return np.asarray(map_.z), list(figure.layout.yaxis.ticktext), list(figure.layout.xaxis.ticktext)
+
+
+def test_by_default_the_encoders_last_layer_averaged_without_special_tokens():
+    attention = example()
+    figure = translation.draw(attention)
+    weights, queries, keys = drawn(figure)
+    assert np.allclose(weights, attention.encoder[-1].mean(0)[:2, :2])
+    assert queries == keys == ["␣A", "man"]
+    assert figure.layout.title.text == "Encoder self-attention, layer 3 of 3, mean of all heads"
+
+
+def test_special_tokens_on_request():
+    attention = example()
+    weights, queries, keys = drawn(translation.draw(attention, "cross", special=True))
+    assert np.allclose(weights, attention.cross[-1].mean(0))
+    assert queries == ["&lt;pad&gt;", "␣Un"]
+    assert keys == ["␣A", "man", "&lt;/s&gt;"]
+
+
+@pytest.mark.parametrize(("kind", "rows", "columns"), [("encoder", 3, 3), ("decoder", 2, 2), ("cross", 2, 3)])
+def test_layer_and_head_count_from_one(kind, rows, columns):
+    attention = example()
+    layers, heads = getattr(attention, kind).shape[:2]
+    for layer in range(1, layers + 1):
+        for head in range(1, heads + 1):
+            figure = translation.draw(attention, kind, layer, head, special=True)
+            weights, queries, keys = drawn(figure)
+            assert np.array_equal(weights, getattr(attention, kind)[layer - 1, head - 1])
+            assert (len(queries), len(keys)) == (rows, columns)
+            assert figure.layout.title.text.endswith(f"layer {layer} of {layers}, head {head}")
+
+
+def test_a_layer_and_head_that_are_not_there_become_the_last():
+    attention = example()
+    weights, _, _ = drawn(translation.draw(attention, "decoder", 3, 9, special=True))
+    assert np.array_equal(weights, attention.decoder[1, 3])
+
+
+@pytest.mark.parametrize(("kind", "shape"), [("encoder", (2, 2)), ("decoder", (1, 1)), ("cross", (1, 2))])
+def test_special_tokens_are_left_out_on_both_sides(kind, shape):
+    weights, queries, keys = drawn(translation.draw(example(), kind))
+    assert weights.shape == shape == (len(queries), len(keys))
+
+
+def test_tokens_are_shown_with_their_spaces():
+    assert [translation._shown(token) for token in ("▁like", "s", "▁", "a▁b")] == ["␣like", "s", "␣", "a␣b"]
+
+
+# The tab
+
+
+def test_the_endpoint_gives_text_and_figure(models):
+    endpoint = tiny.tab(translation.DEMO, models).endpoint("translate")
+    text, figure = endpoint(TWO)
+    assert text == translation.run(TWO, "auto", models).text
+    first = translation.run(TWO, "auto", models).sentences[0]
+    expected = translation.draw(translation.attend(first, "auto", models))
+    assert np.allclose(drawn(figure)[0], drawn(expected)[0])
+    assert endpoint(TEXT, "starter")[0] == direct(TEXT)[0]
+
+
+MEAN = translation.MEAN
+KIND = "Encoder self-attention"
+
+
+def test_the_button_shows_translation_and_heatmap(models):
+    last = tiny.tab(translation.DEMO, models).press(TWO, KIND, None, MEAN, False)[-1]
+    answer, sentence, figure, layer, head, (result, choice), attention, problem, status = last
+    assert answer["value"] == result.text
+    assert answer["label"] == "Translation, English to French"
+    assert sentence["visible"]
+    assert [value for _, value in sentence["choices"]] == [0, 1]
+    assert "Encoder self-attention, layer 3 of 3" in figure.layout.title.text
+    assert layer["choices"] == [(str(i), i) for i in (1, 2, 3)] or layer["choices"] == [1, 2, 3]
+    assert layer["value"] == 3
+    assert head["value"] == MEAN
+    assert choice == result.status.checkpoint
+    assert isinstance(attention, Attention)
+    assert problem == ""
+    assert "tiny/marian" in status
+
+
+def test_one_sentence_needs_no_picking(models):
+    sentence = tiny.tab(translation.DEMO, models).press(TEXT, KIND, None, MEAN, False)[-1][1]
+    assert not sentence["visible"]
+
+
+def test_selectors_redraw_without_the_model(models):
+    tab = tiny.tab(translation.DEMO, models)
+    attention = tab.press(TEXT, KIND, None, MEAN, False)[-1][6]
+    asked = len(models.asked)
+    answers = tab.pick(attention, "Cross-attention", 1, 2, True)
+    assert len(answers) == 4
+    for figure, problem in answers:
+        assert np.array_equal(drawn(figure)[0], attention.cross[0, 1])
+        assert problem == ""
+    assert len(models.asked) == asked
+
+
+def test_selectors_before_the_first_run_do_nothing(models):
+    for figure, problem in tiny.tab(translation.DEMO, models).pick(None, KIND, None, MEAN, False):
+        assert not hasattr(figure, "data")
+        assert problem == ""
+
+
+def test_another_sentence_brings_its_own_attention(models):
+    tab = tiny.tab(translation.DEMO, models)
+    last = tab.press(TWO, KIND, None, MEAN, False)[-1]
+    ((attention, figure, problem),) = tab.pick(last[5], 1, KIND, 3, MEAN, False)
+    second = last[5][0].sentences[1]
+    assert np.allclose(attention.encoder, attended(second)[0], atol=1e-5)
+    assert drawn(figure)[1][0] == "␣"
+    assert problem == ""
+
+
+def test_a_problem_is_shown(models):
+    last = tiny.tab(translation.DEMO, models).press("", KIND, None, MEAN, False)[-1]
+    assert "no text yet" in last[-2]

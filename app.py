@@ -115,8 +115,10 @@ def main() -> None:
             ssr_mode=False,
             footer_links=["api", "settings"],
         )
-    except OSError as error:
-        sys.exit(f"The server could not start: {error} Give another port with --port.")
+    except OSError:
+        logging.getLogger("tour").debug("launch", exc_info=True)
+        where = f"Port {settings.port} is" if settings.port else "The ports from 7860 on are all"
+        sys.exit(f"{where} in use. Stop what listens there, or choose another with --port.")
     threading.Thread(target=warm, name="warm", daemon=True).start()
     app.block_thread()
 

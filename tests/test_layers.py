@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 COMPONENTS = sorted((ROOT / "components").glob("*.py"))
 DEMOS = sorted((ROOT / "demos").glob("*.py"))
 APP = ROOT / "app.py"
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 HEAVY = {"torch", "transformers", "librosa", "plotly", "av", "huggingface_hub"}
 
 
@@ -35,9 +36,7 @@ def modules(node: ast.AST, top_level_only: bool = False, package: str = "") -> I
             yield base
             # `from package import module` names a module as well.
             yield from (f"{base}.{alias.name}" for alias in child.names)
-        elif is_type_checking(child) or (
-            top_level_only and isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-        ):
+        elif is_type_checking(child) or (top_level_only and isinstance(child, FUNCTIONS)):
             continue
         else:
             yield from modules(child, top_level_only, package)
@@ -52,8 +51,8 @@ def roots(names: set[str]) -> set[str]:
     return {name.split(".")[0] for name in names}
 
 
-def ids(paths: list[Path]) -> dict[str, list[str]]:
-    return {"ids": [f"{path.parent.name}/{path.name}" for path in paths]}
+def shown(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"
 
 
 def test_the_reading_finds_imports():
@@ -68,12 +67,12 @@ def test_the_reading_finds_imports():
     assert top == whole - {"inside", "inside.x"}
 
 
-@pytest.mark.parametrize("path", COMPONENTS, **ids(COMPONENTS))
+@pytest.mark.parametrize("path", COMPONENTS, ids=shown)
 def test_components_know_neither_the_tabs_nor_the_app(path):
     assert not roots(imported(path)) & {"demos", "app", "tests", "training", "benchmarks"}
 
 
-@pytest.mark.parametrize("path", DEMOS, **ids(DEMOS))
+@pytest.mark.parametrize("path", DEMOS, ids=shown)
 def test_a_tab_knows_neither_another_tab_nor_the_app(path):
     assert not roots(imported(path)) & {"demos", "app", "tests", "training", "benchmarks"} or (
         path.name == "__init__.py" and not imported(path) & {f"demos.{other.stem}" for other in DEMOS}
@@ -114,7 +113,7 @@ def used_outside_build(module: ast.Module, names: set[str]) -> list[int]:
     ]
 
 
-@pytest.mark.parametrize("path", DEMOS, **ids(DEMOS))
+@pytest.mark.parametrize("path", DEMOS, ids=shown)
 def test_in_a_tab_only_build_names_gradio(path):
     module = tree(path)
     names = bound_from_gradio(module)
@@ -129,7 +128,7 @@ def test_the_search_for_gradio_finds_it():
     assert used_outside_build(module, {"gr", "media"}) == [5]
 
 
-@pytest.mark.parametrize("path", [APP, *COMPONENTS, *DEMOS], **ids([APP, *COMPONENTS, *DEMOS]))
+@pytest.mark.parametrize("path", [APP, *COMPONENTS, *DEMOS], ids=shown)
 def test_nothing_heavy_is_imported_with_a_module(path):
     assert not roots(imported(path, top_level_only=True)) & HEAVY
 

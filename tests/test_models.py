@@ -582,7 +582,7 @@ def test_load_never_unpickles_weights(tmp_path):
 
 def test_load_never_asks_to_run_code_of_a_checkpoint(tmp_path, monkeypatch):
     asked: list[str] = []
-    monkeypatch.setattr("builtins.input", lambda *question: asked.append(str(question)) or "y")
+    monkeypatch.setattr("builtins.input", lambda *question: asked.append(str(question)) or "n")
     folder = copy(tiny.distilbert(), tmp_path)
     (folder / "evil.py").write_text("raise SystemExit('this ran')")
     own = {"AutoConfig": "evil.Config", "AutoModelForSequenceClassification": "evil.Model"}

@@ -232,6 +232,25 @@ def test_a_checkpoint_for_pairs_of_many_labels():
     assert [score for _, score in row.scores] == sorted((score for _, score in row.scores), reverse=True)
 
 
+def test_a_classifier_on_a_decoder_without_a_padding_token(tmp_path):
+    import torch
+    from transformers import AutoTokenizer, GPT2Config, GPT2ForSequenceClassification
+
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(tiny.llama())
+    assert tokenizer.pad_token is None
+    sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 64}
+    config = GPT2Config(vocab_size=len(tokenizer), initializer_range=0.5, eos_token_id=1, **sizes)
+    model = GPT2ForSequenceClassification(config).eval()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    rows = sentiment.run("short\na longer text", "auto", tiny.manager(tmp_path)).rows
+    for row in rows:
+        with torch.no_grad():
+            shares = model(**tokenizer(row.text, return_tensors="pt")).logits[0].softmax(-1).tolist()
+        assert dict(row.scores) == near({"LABEL_0": shares[0], "LABEL_1": shares[1]})
+
+
 @pytest.mark.parametrize(
     ("config", "fits"),
     [

@@ -120,7 +120,7 @@ def test_a_known_repository_at_its_own_revision_is_the_known_checkpoint(on_disk)
 @pytest.mark.parametrize("typed", ["no name at all", "a/b/c", "../../etc", "owner/", "a/b@../x", "<b>"])
 @pytest.mark.parametrize("policy", ["auto", "hub"])
 def test_what_cannot_be_a_name(on_disk, policy, typed):
-    with pytest.raises(InputError, match="owner/name|revision"):
+    with pytest.raises(InputError, match=r"owner/name|revision"):
         sources.choose(OFFER, typed, policy, Reach(True))
 
 

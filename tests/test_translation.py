@@ -39,7 +39,7 @@ def direct(sentence: str, folder: Any = None) -> tuple[str, list[int], list[int]
     with torch.inference_mode():
         written = model.generate(**inputs)[0]
     return (
-        tokenizer.decode(written, skip_special_tokens=True),
+        str(tokenizer.decode(written, skip_special_tokens=True)),
         inputs["input_ids"][0].tolist(),
         written.tolist(),
     )
@@ -76,7 +76,7 @@ def test_validate_splits_paragraphs_into_sentences():
 
 @pytest.mark.parametrize("text", ["", " \n\t", None])
 def test_no_text(models, text):
-    with pytest.raises(InputError, match="no text yet.*Type"):
+    with pytest.raises(InputError, match=r"no text yet.*Type"):
         translation.run(text, "auto", models)
     assert models.asked == []
 

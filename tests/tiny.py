@@ -20,43 +20,8 @@ from components.demo import Demo
 from components.models import Loaded, ModelManager, load, weights_bytes
 from components.settings import Settings
 
-WORDS = [
-    "i",
-    "you",
-    "we",
-    "it",
-    "this",
-    "that",
-    "is",
-    "was",
-    "not",
-    "so",
-    "very",
-    "much",
-    "have",
-    "been",
-    "waiting",
-    "for",
-    "my",
-    "whole",
-    "life",
-    "course",
-    "hate",
-    "love",
-    "house",
-    "the",
-    "a",
-    "sport",
-    "weather",
-    "history",
-    "fun",
-    "class",
-    "about",
-    "education",
-    "politics",
-    "business",
-    "text",
-]
+WORDS = """i you we it this that is was not so very much have been waiting for my whole life course hate love
+house the a sport weather history fun class about education politics business text"""
 CHATML = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -108,7 +73,16 @@ def _seed() -> None:
 def _wordpieces() -> dict[str, int]:
     """Any text of lower-case Latin letters, digits and marks can be written with these."""
     letters = "abcdefghijklmnopqrstuvwxyz0123456789.,!?'{}<>/=-:"
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *letters, *(f"##{c}" for c in letters)]
+    pieces = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *WORDS.split(),
+        *letters,
+        *(f"##{c}" for c in letters),
+    ]
     return {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
 
 
@@ -120,7 +94,7 @@ def _bytes(*special: str) -> dict[str, int]:
 
 
 @cache
-def distilbert(labels: tuple[str, ...] = ("NEGATIVE", "POSITIVE"), problem: str | None = None) -> Path:
+def distilbert(labels: tuple[str, ...] = ("NEGATIVE", "POSITIVE"), problem: Any = None) -> Path:
     """A DistilBERT classifier that takes 64 tokens; one word more or less is one token more or less."""
     from transformers import BertTokenizer, DistilBertConfig, DistilBertForSequenceClassification
 
@@ -280,14 +254,14 @@ def marian(languages: tuple[str, ...] = (), pair: tuple[str, str] | None = ("en"
     files = [_pieces(ENGLISH, "source"), _pieces(FRENCH, "target")]
     pieces = ["</s>", "<unk>"]
     for file in files:
-        model = sentencepiece.SentencePieceProcessor(model_file=str(file))
-        pieces += [model.id_to_piece(i) for i in range(len(model))]
+        trained = sentencepiece.SentencePieceProcessor(model_file=str(file))
+        pieces += [trained.id_to_piece(i) for i in range(len(trained))]
     pieces += [*languages, "<pad>"]
     vocabulary = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
     vocab = _home() / f"marian-vocab-{len(languages)}.json"
     vocab.write_text(json.dumps(vocabulary))
-    langs = {"source_lang": pair[0], "target_lang": pair[1]} if pair else {}
-    tokenizer = MarianTokenizer(str(files[0]), str(files[1]), str(vocab), model_max_length=512, **langs)
+    codes: Any = {"source_lang": pair[0], "target_lang": pair[1]} if pair else {}
+    tokenizer = MarianTokenizer(str(files[0]), str(files[1]), str(vocab), model_max_length=512, **codes)
     pad = vocabulary["<pad>"]
     config = MarianConfig(
         vocab_size=len(vocabulary),

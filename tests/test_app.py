@@ -1,0 +1,133 @@
+"""The app as it is started: what it imports before it answers, its address, and how it says no."""
+
+import os
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Answers as soon as the page is up, with the heavy packages that were imported by then.
+PROBE = """
+import sys, app
+heavy = ("torch", "transformers", "librosa", "plotly", "av")
+app.warm = lambda: None
+launch = app.gr.Blocks.launch
+def answered(self, **options):
+    _, url, _ = launch(self, **options)
+    import urllib.request
+    page = urllib.request.urlopen(url).read().decode()
+    print("title" , "Transformer Tour" in page)
+    print("heavy", [name for name in heavy if name in sys.modules])
+    raise SystemExit(0)
+app.gr.Blocks.launch = answered
+sys.argv = ["app.py", *sys.argv[1:]]
+app.main()
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def test_the_page_is_up_before_torch_is_imported():
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, "--port", str(free_port()), "--checkpoints", "starter"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "title True" in done.stdout, done.stderr
+    assert "heavy []" in done.stdout
+
+
+def test_a_port_in_use_is_said_in_a_sentence():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = subprocess.run(
+            [sys.executable, "app.py"],
+            cwd=ROOT,
+            env={**os.environ, "GRADIO_SERVER_PORT": str(port), "GRADIO_SERVER_NAME": "127.0.0.1"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    assert done.returncode == 1
+    assert f"Port {port} is in use" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_address_and_port_come_from_gradios_variables():
+    port = free_port()
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE],
+        cwd=ROOT,
+        env={**os.environ, "GRADIO_SERVER_PORT": str(port), "GRADIO_SERVER_NAME": "127.0.0.1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert f"http://127.0.0.1:{port}" in done.stdout, done.stderr
+
+
+def test_help_lists_every_setting_and_its_variable():
+    from dataclasses import fields
+
+    from components.settings import Settings
+
+    done = subprocess.run(
+        [sys.executable, "app.py", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    text = "".join(done.stdout.split())
+    for field in fields(Settings):
+        assert "--" + field.name.replace("_", "-") in text
+        assert field.metadata["env"] in text
+
+
+def test_the_page_comes_from_this_app_alone(models):
+    """No address of another host stands in the page or in its theme."""
+    from dataclasses import replace
+
+    import app
+    from components import ui
+    from components.hub import HubStatus
+    from components.settings import parse
+
+    settings = replace(parse([], os.environ), checkpoints="starter")
+    page = app.create_app(models, settings, HubStatus())
+    _, url, _ = page.launch(
+        prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", theme=ui.theme(), ssr_mode=False
+    )
+    try:
+        css = urllib.request.urlopen(f"{url}theme.css").read().decode()
+    finally:
+        page.close()
+    assert "IBM Plex Sans" in css
+    assert "@import" not in css and "url('http" not in css and 'url("http' not in css
+
+
+@pytest.mark.parametrize("policy", ["auto", "starter"])
+def test_the_masthead_says_where_models_run(policy):
+    from dataclasses import replace
+
+    import app
+    from components.settings import parse
+
+    class Gone:
+        def reachable(self):
+            return False
+
+        def reason(self):
+            return "the hub did not answer"
+
+    text = app.masthead(replace(parse([], os.environ), checkpoints=policy), Gone())
+    assert {"auto": "without the hub", "starter": "starters only"}[policy] in text
+    assert "CPU" in text or "GPU" in text or "NVIDIA" in text

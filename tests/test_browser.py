@@ -1,0 +1,708 @@
+"""The app in a real browser: what does a visitor see after each thing they do?"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import wave
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import gradio as gr
+import pytest
+from PIL import Image
+from playwright.sync_api import BrowserContext, Locator, Page, expect, sync_playwright
+
+import demos
+from components import sources
+from components.progress import unreported
+from demos import generation, image, sentiment, speech, translation, zero_shot
+
+ROOT = Path(__file__).resolve().parent.parent
+TIMEOUT = 60_000  # milliseconds; for a busy machine, nothing waits that long where all is well
+BROWSER_OPTIONS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-component-update",
+    "--disable-sync",
+]
+SCREENSHOTS = os.environ.get("TOUR_SCREENSHOTS")
+TASKS = {demo.title: demo.task for demo in demos.discover()}
+# What the first example of each tab must give, on the starters, and the starter's name.
+FIRST = {
+    "Sentiment": (r"POSITIVE 7\d\.\d %", sentiment.OFFER.starter.name),
+    "Zero-shot": (r"education [67]\d\.\d %", zero_shot.OFFER.starter.name),
+    "Text generation": (r"So today, I just feel like\s*\w+", generation.OFFER.starter.name),
+    "Translation": (r"\bmaison\b", translation.OFFER.starter.name),
+    "Speech recognition": (r"\b(30|thirty) seconds\b", speech.OFFER.starter.name),
+    "Image classification": (r"\blion\b.* \d\d\.\d %", image.OFFER.starter.name),
+}
+EVIL = "<img src=x onerror=alert(1)> and <b>bold</b>"
+# Contrast of an element's text with the first opaque ground behind it, from 1 to 21 (WCAG 2.2).
+CONTRAST = """element => {
+  const numbers = (color) => color.match(/[\\d.]+/g).map(Number);
+  const luminance = (color) => {
+    const [r, g, b] = numbers(color).map((v) => v / 255)
+      .map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const style = getComputedStyle(element);
+  let ground = element;
+  while ((numbers(getComputedStyle(ground).backgroundColor)[3] ?? 1) < 1) ground = ground.parentElement;
+  const values = [
+    luminance(element instanceof SVGElement ? style.fill : style.color),
+    luminance(getComputedStyle(ground).backgroundColor),
+  ];
+  return (Math.max(...values) + 0.05) / (Math.min(...values) + 0.05);
+}"""
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory) -> Path:
+    """What the server writes."""
+    return tmp_path_factory.mktemp("app") / "log.txt"
+
+
+@pytest.fixture(scope="module")
+def app(context, starter_cache, log) -> Iterator[str]:
+    """The address of the app, started as a visitor of the README would, on the starters."""
+    for demo in (generation, image, sentiment, speech, translation, zero_shot):
+        # Here and not in the first click: a download may take longer than a test waits.
+        sources.fetch(demo.OFFER.starter, starter_cache, unreported, lambda: 1 << 40, 4)
+    with closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {
+        **os.environ,
+        "GRADIO_SERVER_NAME": "127.0.0.1",
+        "TOUR_CACHE": str(starter_cache.parent),
+        "TMPDIR": str(log.parent),  # uploads and downloads go with the test
+    }
+    command = [sys.executable, "app.py", "--port", str(port), "--checkpoints", "starter"]
+    with log.open("wb") as out:
+        server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT)
+    try:
+        deadline = time.monotonic() + TIMEOUT / 1000
+        while not answers(port):
+            assert server.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, "the app does not answer"
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}/"
+    finally:
+        server.terminate()
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+@pytest.fixture(scope="module")
+def context() -> Iterator[BrowserContext]:
+    """One browser for all tests; its cache spares each page the download of the scripts."""
+    program = shutil.which("chromium")
+    if program is None:
+        reason = "there is no program named chromium (Debian: apt-get install chromium)"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=BROWSER_OPTIONS)
+        context = browser.new_context(accept_downloads=True)
+        context.set_default_timeout(TIMEOUT)
+        expect.set_options(timeout=TIMEOUT)
+        yield context
+        browser.close()
+
+
+@contextmanager
+def visit(context: BrowserContext, app: str, width: int = 1280, theme: str = "light") -> Iterator[Page]:
+    """A page of the app. Afterwards it must not have complained or asked any other host for anything."""
+    page, complaints = context.new_page(), []
+
+    def asked(url: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("data", "blob") and parts.hostname != "127.0.0.1":
+            complaints.append(f"asked {url}")
+
+    def told(kind: str, text: str) -> None:
+        # Gradio's player says so of a file that is no sound, which a test uploads on purpose.
+        if kind == "error" and not text.startswith("Waveform load error"):
+            complaints.append(f"console: {text}")
+
+    page.on("request", lambda request: asked(request.url))
+    page.on("websocket", lambda websocket: asked(websocket.url))
+    page.on("console", lambda message: told(message.type, message.text))
+    page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
+    page.on("dialog", lambda dialog: (complaints.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+    page.set_viewport_size({"width": width, "height": 900})
+    page.goto(f"{app}?__theme={theme}")
+    page.locator("button.run:visible").wait_for()
+    yield page
+    page.close()
+    assert complaints == []
+
+
+@pytest.fixture
+def page(context, app) -> Iterator[Page]:
+    with visit(context, app) as page:
+        yield page
+
+
+def answers(port: int) -> bool:
+    """Whether a server answers on this port."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("GET", "/")
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+def open_tab(page: Page, title: str) -> Locator:
+    """The panel of a tab, opened as a visitor would."""
+    tab = page.get_by_role("tab", name=title, exact=True)
+    if not tab.is_visible():  # on a phone the last ones are in a menu
+        page.get_by_role("button", name="More tabs").click()
+        tab = page.locator(".overflow-dropdown").get_by_role("button", name=title)
+    tab.click()
+    panel = page.locator("[role=tabpanel]:visible")
+    expect(panel.locator(".task p")).to_have_text(TASKS[title])
+    return panel
+
+
+def field(panel: Locator, label: str) -> Locator:
+    """A text box by its label."""
+    name = panel.page.get_by_test_id("block-info").get_by_text(label, exact=True)
+    return panel.locator("label", has=name).locator("textarea, input")
+
+
+def number(panel: Locator, label: str) -> Locator:
+    """The number beside a slider."""
+    return panel.get_by_label(f"number input for {label}")
+
+
+def run(panel: Locator) -> None:
+    panel.locator("button.run").click()
+
+
+def status(panel: Locator) -> Locator:
+    """The status block, remarks included."""
+    return panel.locator(".block.status")
+
+
+def expect_done(panel: Locator) -> None:
+    expect(status(panel)).to_contain_text("ran in")
+
+
+def expect_answer(panel: Locator, pattern: str) -> None:
+    """The answer, large or in its text box, matches."""
+    answer = panel.locator(".answer, .sequences section, textarea:disabled").first
+    if answer.evaluate("element => element.tagName") == "TEXTAREA":
+        expect(answer).to_have_value(re.compile(pattern))
+    else:
+        expect(answer).to_have_text(re.compile(pattern))
+
+
+def expect_no_answer(panel: Locator) -> None:
+    """Nothing of an earlier answer is left: no text, figure, table, file or times."""
+    expect(panel.locator(".answer, .bars, .sequences, .js-plotly-plot, .timed")).to_have_count(0)
+    for box in panel.locator("textarea:disabled").all():
+        expect(box).to_have_value("")
+    for file in ("Download as CSV", "SRT", "VTT", "Text"):
+        expect(panel.get_by_role("button", name=file, exact=True)).to_be_hidden()
+    expect(panel.get_by_role("grid")).to_be_hidden()
+    expect(status(panel)).to_have_text("")
+
+
+def expect_problem(panel: Locator, sentence: str) -> None:
+    """One alert, in its place above the button, and nothing else."""
+    expect(panel.locator(".block.problem").get_by_role("alert")).to_have_text(re.compile(sentence))
+    expect(panel.get_by_role("alert")).to_have_count(1)
+    assert below(panel.locator("button.run"), panel.get_by_role("alert"))
+    expect_no_answer(panel)
+
+
+def expect_no_problem(panel: Locator) -> None:
+    expect(panel.get_by_role("alert")).to_have_count(0)
+    expect(panel.locator(".block.problem")).to_be_hidden()
+
+
+def expect_harmless(page: Page) -> None:
+    """EVIL made no element; what it would have started is told by the page when it closes."""
+    assert page.locator("img[src='x']").count() == 0
+    assert page.locator("b", has_text="bold").count() == 0
+
+
+def below(lower: Locator, upper: Locator) -> bool:
+    """Whether one element begins where the other has ended, or further down."""
+    low, high = lower.bounding_box(), upper.bounding_box()
+    assert low
+    assert high
+    return low["y"] >= high["y"] + high["height"]
+
+
+def downloaded(panel: Locator, button: str) -> tuple[str, str]:
+    """Name and content of what a button downloads."""
+    with panel.page.expect_download() as download:
+        panel.get_by_role("button", name=button, exact=True).click()
+    return download.value.suggested_filename, download.value.path().read_bytes().decode()
+
+
+def upload(panel: Locator, path: Path, clear: str) -> None:
+    """Put a file in the place of the one that is there."""
+    if (button := panel.get_by_role("button", name=clear, exact=True)).is_visible():
+        button.click()
+    if clear == "Clear":  # the microphone comes first
+        panel.get_by_role("button", name="Upload file", exact=True).click()
+    panel.locator("input[type=file]").set_input_files(path)
+    expect(panel.get_by_role("button", name=clear, exact=True)).to_be_visible()
+    expect(panel.locator("input[type=file]")).to_have_count(0)
+
+
+def test_header_and_tabs(page):
+    header = page.locator(".masthead")
+    expect(page).to_have_title("Transformer Tour")
+    expect(header.get_by_role("heading", level=1)).to_have_text("Transformer Tour")
+    expect(header).to_contain_text("See how Transformers solve tasks")
+    expect(header.get_by_role("status")).to_have_text(re.compile("Models run on .+, starters only"))
+    expect(page.get_by_role("tab")).to_have_text(list(FIRST))
+    expect(page.get_by_role("tab", selected=True)).to_have_text("Sentiment")
+
+
+@pytest.mark.parametrize("title", FIRST)
+def test_one_click_answers_the_first_example(page, title):
+    pattern, starter = FIRST[title]
+    panel = open_tab(page, title)
+    run(panel)
+    expect_done(panel)
+    expect_answer(panel, pattern)
+    expect_no_problem(panel)
+    line = status(panel).get_by_role("status").inner_text()
+    time_taken = r"(under 0\.001|\d+(\.\d+)?) s"
+    assert re.fullmatch(
+        rf"{re.escape(starter)} · starter · \S.*, (float32|bfloat16|float16) · "
+        rf"loaded in {time_taken} · ran in {time_taken}",
+        " ".join(line.split()),
+    ), line
+
+
+def test_sentiment_shows_a_bar_for_each_label(page):
+    panel = open_tab(page, "Sentiment")
+    panel.get_by_role("button", name="I hate this so much!", exact=True).click()
+    expect(field(panel, "Text")).to_have_value("I hate this so much!")
+    run(panel)
+    expect_answer(panel, r"^NEGATIVE 9\d\.\d %$")
+    expect(panel.locator(".bar .name")).to_have_text(["NEGATIVE", "POSITIVE"])
+    shares = [float(text.rstrip(" %")) for text in panel.locator(".bar .number").all_inner_texts()]
+    assert sum(shares) == pytest.approx(100, abs=0.11)
+    widths = [bar.bounding_box()["width"] for bar in panel.locator(".bar .track > span").all()]
+    assert widths[0] / sum(widths) == pytest.approx(shares[0] / 100, abs=0.02)
+
+
+def test_sentiment_of_several_lines_is_a_table_and_a_csv_file(page):
+    panel = open_tab(page, "Sentiment")
+    field(panel, "Text").fill(f"What a joy, {EVIL}\n\nI hate this so much!\n=1+1, awful")
+    run(panel)
+    expect_answer(panel, "3 texts")
+    expect(panel.locator(".bar .name")).to_have_text(["NEGATIVE (2)", "POSITIVE (1)"])
+    cells = panel.get_by_role("gridcell")
+    expect(cells).to_have_count(9)
+    expect(cells.nth(0)).to_have_text(f"What a joy, {EVIL}")
+    expect(cells.nth(1)).to_have_text("POSITIVE")
+    expect(cells.nth(4)).to_have_text("NEGATIVE")
+    expect(cells.nth(5)).to_have_text(re.compile(r"^\s*9\d\.\d %\s*$"))
+    expect_harmless(page)
+    name, content = downloaded(panel, "Download as CSV")
+    assert name == "sentiment.csv"
+    head, joy, hate, formula = content.splitlines()
+    assert head == "text,label,NEGATIVE,POSITIVE"
+    assert joy.startswith(f'"What a joy, {EVIL}",POSITIVE,0.')
+    assert re.fullmatch(r"I hate this so much!,NEGATIVE,0\.9\d{5},0\.0\d{5}", hate)
+    assert formula.startswith("\"'=1+1, awful\",NEGATIVE,")
+
+    field(panel, "Text").fill("I hate this so much!")
+    run(panel)
+    expect_answer(panel, "NEGATIVE")
+    expect(panel.get_by_role("button", name="Download as CSV")).to_be_hidden()
+    expect(panel.get_by_role("grid")).to_be_hidden()
+
+
+def test_sentiment_of_a_file(page, tmp_path):
+    (tmp_path / "reviews.csv").write_text('id,review\n1,"Good, very good"\n2,Bad\n', encoding="utf-8")
+    panel = open_tab(page, "Sentiment")
+    panel.get_by_role("button", name="Many texts from a file").click()
+    panel.locator("input[type=file]").set_input_files(tmp_path / "reviews.csv")
+    expect(panel.get_by_label("File upload")).to_have_count(0)
+    run(panel)
+    expect_answer(panel, "2 texts")
+    expect(panel.get_by_role("gridcell").nth(0)).to_have_text("Good, very good")
+    expect(panel.get_by_role("gridcell").nth(4)).to_have_text("NEGATIVE")
+
+
+def test_zero_shot_shows_chips_while_typing(page):
+    panel = open_tab(page, "Zero-shot")
+    chips = panel.locator(".chips span")
+    expect(chips).to_have_text(["education", "politics", "business"])
+    labels = field(panel, "Candidate labels")
+    labels.press("End")
+    labels.press_sequentially(", Education,  space   travel,,")
+    expect(chips).to_have_text(["education", "politics", "business", "space travel"])
+    run(panel)
+    expect_answer(panel, "^education")
+    shares = [float(text.rstrip(" %")) for text in panel.locator(".bar .number").all_inner_texts()]
+    assert len(shares) == 4
+    assert shares == sorted(shares, reverse=True)
+    assert sum(shares) == pytest.approx(100, abs=0.21)
+
+
+def test_zero_shot_with_several_right_labels(page):
+    panel = open_tab(page, "Zero-shot")
+    panel.get_by_text("The striker scored twice").click()
+    expect(panel.get_by_label("Several labels may be right")).to_be_checked()
+    run(panel)
+    expect_answer(panel, "^sport")
+    expect(status(panel)).to_contain_text("They are not probabilities.")
+
+
+def test_zero_shot_labels_are_shown_as_text(page):
+    panel = open_tab(page, "Zero-shot")
+    field(panel, "Text").fill(EVIL)
+    field(panel, "Candidate labels").fill(f"{EVIL}, politics")
+    expect(panel.locator(".chips span")).to_have_text([EVIL, "politics"])
+    run(panel)
+    expect_answer(panel, re.escape(EVIL))
+    expect(panel.locator(".bar .name").first).to_have_text(EVIL)
+    expect_harmless(page)
+
+
+def test_zero_shot_template_needs_a_place_for_the_label(page):
+    panel = open_tab(page, "Zero-shot")
+    panel.get_by_role("button", name="Options and checkpoint").click()
+    field(panel, "Hypothesis template").fill("no place")
+    run(panel)
+    expect_problem(panel, r"exactly one \{\}")
+    field(panel, "Hypothesis template").fill("It is about {}.")
+    run(panel)
+    expect_answer(panel, "education")
+    expect_no_problem(panel)
+
+
+def test_generation_streams_and_stops(page):
+    panel = open_tab(page, "Text generation")
+    number(panel, "New tokens").fill("512")
+    run(panel)
+    sections = panel.locator(".sequences section")
+    expect(sections).to_have_count(2)
+    expect(sections.first.locator(".prompt")).to_have_text("So today, I just feel like")
+    length = len(sections.first.inner_text())
+    grown = "length => document.querySelector('.sequences section').innerText.length > length"
+    page.wait_for_function(grown, arg=length)
+    page.wait_for_function(grown, arg=len(sections.first.inner_text()))
+    expect(status(panel)).to_have_text("Running …")
+    panel.get_by_role("button", name="Stop", exact=True).click()
+    expect(status(panel)).to_contain_text("Stopped.")
+    (tokens,) = re.findall(r"(\d+) tokens, \d+\.\d tokens/s", status(panel).inner_text())
+    assert 2 < int(tokens) < 1024
+    for text in sections.all_inner_texts():
+        assert re.search(r"So today, I just feel like\s*\S+", text)
+
+
+def test_generation_offers_chat_where_the_checkpoint_does(page):
+    panel = open_tab(page, "Text generation")
+    chat = panel.get_by_role("radio", name="chat", exact=True)
+    expect(chat).to_be_hidden()
+    field(panel, "Prompt").fill(EVIL)
+    number(panel, "New tokens").fill("6")
+    number(panel, "Sequences").fill("1")
+    run(panel)
+    expect_done(panel)
+    expect(panel.locator(".sequences section")).to_have_count(1)
+    expect(panel.locator(".prompt")).to_have_text(EVIL)
+    expect_harmless(page)
+    chat.check()
+    run(panel)
+    expect(panel.locator(".prompt")).to_have_text("")
+    expect_done(panel)
+    expect(panel.locator(".sequences section")).to_contain_text(re.compile(r"Sequence 1\s*\S+"))
+    expect(chat).to_be_checked()
+
+
+def test_translation_draws_the_attention_that_is_asked_for(page):
+    panel = open_tab(page, "Translation")
+    run(panel)
+    expect_done(panel)
+    expect_answer(panel, r"\bmaison\b")
+    expect(panel).to_contain_text("Translation, English to French")
+    title, across, down = (panel.locator(name) for name in (".gtitle", ".xtick text", ".ytick text"))
+    expect(title).to_have_text("Encoder self-attention, layer 3 of 3, mean of all heads")
+    words = across.all_text_contents()
+    assert "".join(words).replace("␣", " ").strip() == "You like this house"
+    assert down.all_text_contents() == words
+    cells = panel.locator(".heatmap-label text").all_text_contents()
+    assert len(cells) == len(words) ** 2
+    assert all(re.fullmatch(r"[01]\.\d\d", cell) for cell in cells)
+
+    panel.get_by_role("button", name="Which attention").click()
+    pick(panel, "Kind", "Cross-attention")
+    expect(title).to_have_text("Cross-attention, layer 3 of 3, mean of all heads")
+    assert across.all_text_contents() == words
+    assert "maison" in "".join(down.all_text_contents())
+    pick(panel, "Layer", "1")
+    expect(title).to_have_text("Cross-attention, layer 1 of 3, mean of all heads")
+    pick(panel, "Head", "4")
+    expect(title).to_have_text("Cross-attention, layer 1 of 3, head 4")
+    panel.get_by_label("Special tokens").check()
+    expect(across).to_have_text([*words, "</s>"])
+    rows = len(down.all_text_contents())
+    cells = panel.locator(".heatmap-label text").all_text_contents()
+    assert len(cells) == rows * (len(words) + 1)
+    assert sum(map(float, cells)) == pytest.approx(rows, abs=0.005 * len(cells))
+
+
+def test_translation_of_two_sentences_lets_one_be_chosen(page):
+    panel = open_tab(page, "Translation")
+    chooser = panel.get_by_role("combobox", name="Sentence")
+    expect(chooser).to_be_hidden()
+    field(panel, "Text").fill(f"The weather is nice today. You like this house {EVIL}.")
+    run(panel)
+    expect_done(panel)
+    expect(chooser).to_have_value("1: The weather is nice today.")
+    across = panel.locator(".xtick text")
+    expect(across.filter(has_text="weather")).to_have_count(1)
+    pick(panel, "Sentence", "2: You like this house")
+    expect(across.filter(has_text="house")).to_have_count(1)
+    expect(across.filter(has_text="weather")).to_have_count(0)
+    expect_harmless(page)
+
+    field(panel, "Text").fill("You like this house")
+    run(panel)
+    expect(chooser).to_be_hidden()
+    expect_answer(panel, r"\bmaison\b")
+
+
+def pick(panel: Locator, label: str, option: str) -> None:
+    """Choose from a dropdown."""
+    panel.get_by_role("combobox", name=label, exact=True).click()
+    panel.page.get_by_role("option", name=option).click()
+
+
+def test_speech_gives_times_and_files(page):
+    panel = open_tab(page, "Speech recognition")
+    run(panel)
+    expect_done(panel)
+    transcript = field(panel, "Transcript").input_value()
+    rows = panel.locator(".timed tbody tr")
+    expect(rows).to_have_count(1)
+    expect(rows.locator("td")).to_have_text(
+        [re.compile(r"^0:0\d\.\d$"), re.compile(r"^0:0[67]\.\d$"), transcript]
+    )
+    name, srt = downloaded(panel, "SRT")
+    assert name == "transcript.srt"
+    assert re.fullmatch(
+        rf"1\n00:00:0\d,\d{{3}} --> 00:00:0\d,\d{{3}}\n{re.escape(transcript)}\n", srt
+    )
+    name, vtt = downloaded(panel, "VTT")
+    assert name == "transcript.vtt"
+    assert re.fullmatch(
+        rf"WEBVTT\n\n00:00:0\d\.\d{{3}} --> 00:00:0\d\.\d{{3}}\n{re.escape(transcript)}\n", vtt
+    )
+    assert downloaded(panel, "Text") == ("transcript.txt", transcript + "\n")
+
+    panel.get_by_role("radio", name="word").check()
+    run(panel)
+    expect(rows).to_have_count(len(transcript.split()))
+    assert " ".join(panel.locator(".timed td:last-child").all_inner_texts()) == transcript
+    panel.get_by_role("radio", name="none").check()
+    run(panel)
+    expect(rows).to_have_count(0)
+    expect(panel.get_by_role("button", name="SRT")).to_be_hidden()
+    assert downloaded(panel, "Text") == ("transcript.txt", transcript + "\n")
+
+
+def test_speech_hears_nothing_in_silence(page, tmp_path):
+    with wave.open(str(tmp_path / "silence.wav"), "wb") as sound:
+        sound.setnchannels(1)
+        sound.setsampwidth(2)
+        sound.setframerate(16_000)
+        sound.writeframes(bytes(2 * 32_000))
+    panel = open_tab(page, "Speech recognition")
+    upload(panel, tmp_path / "silence.wav", "Clear")
+    run(panel)
+    expect_done(panel)
+    expect(status(panel)).to_contain_text("2.0 s of sound")
+    expect(status(panel)).to_contain_text("No speech from 0:00.0 to 0:02.0: silence.")
+    expect(field(panel, "Transcript")).to_have_value("")
+    expect(panel.locator(".timed")).to_have_count(0)
+    expect(panel.get_by_role("button", name="SRT")).to_be_hidden()
+    expect_no_problem(panel)
+
+
+def test_speech_says_what_is_wrong_with_a_recording(page, tmp_path):
+    (tmp_path / "letter.wav").write_bytes(b"Dear reader, this is not a sound. " * 100)
+    panel = open_tab(page, "Speech recognition")
+    run(panel)
+    expect_done(panel)
+    panel.get_by_role("button", name="Clear", exact=True).click()
+    run(panel)
+    expect_problem(panel, "There is no recording yet")
+    upload(panel, tmp_path / "letter.wav", "Clear")
+    run(panel)
+    expect_problem(panel, "This file is not a sound recording")
+    upload(panel, speech.CLIP, "Clear")
+    run(panel)
+    expect_done(panel)
+    expect_answer(panel, FIRST["Speech recognition"][0])
+    expect_no_problem(panel)
+
+
+def test_image_shows_as_many_labels_as_asked_for(page):
+    panel = open_tab(page, "Image classification")
+    panel.locator(".gallery-item").nth(1).click()
+    expect(panel.locator(".image-frame img")).to_have_attribute("src", re.compile("cheetah"))
+    run(panel)
+    expect_answer(panel, r"^cheetah")
+    expect(panel.locator(".bar")).to_have_count(5)
+    panel.get_by_role("button", name="Options and checkpoint").click()
+    number(panel, "Top-k").fill("12")
+    run(panel)
+    expect(panel.locator(".bar")).to_have_count(12)
+    shares = [float(text.rstrip(" %")) for text in panel.locator(".bar .number").all_inner_texts()]
+    assert shares == sorted(shares, reverse=True)
+    assert sum(shares) <= 100.5
+
+
+def test_image_says_what_is_wrong_with_a_picture(page, tmp_path):
+    (tmp_path / "letter.png").write_bytes(b"Dear reader, this is not a picture. " * 100)
+    whole = Path(gr.media.get_image("tower.jpg")).read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    Image.new("1", (8000, 8000)).save(tmp_path / "large.png")
+    panel = open_tab(page, "Image classification")
+    run(panel)
+    expect_done(panel)
+    panel.get_by_role("button", name="Remove Image").click()
+    run(panel)
+    expect_problem(panel, "There is no picture yet")
+    for name, sentence in [
+        ("letter.png", "This file is not a picture that can be read"),
+        ("cut.jpg", "The picture is damaged"),
+        ("large.png", "The picture has 64 megapixels; at most 50 megapixels are taken"),
+    ]:
+        upload(panel, tmp_path / name, "Remove Image")
+        run(panel)
+        expect_problem(panel, sentence)
+    upload(panel, Path(gr.media.get_image("lion.jpg")), "Remove Image")
+    run(panel)
+    expect_done(panel)
+    expect_answer(panel, FIRST["Image classification"][0])
+    expect_no_problem(panel)
+
+
+@pytest.mark.parametrize(
+    ("title", "label", "sentence", "good", "pattern"),
+    [
+        ("Sentiment", "Text", "There is no text yet", "I hate this so much!", "NEGATIVE"),
+        ("Zero-shot", "Text", "There is no text yet", "The parliament votes", "politics"),
+        ("Zero-shot", "Candidate labels", "There are no labels yet", "school, war", "school"),
+        ("Text generation", "Prompt", "There is no prompt yet", "Once upon a", r"Once upon a\s*\w+"),
+        ("Translation", "Text", "There is no text yet", "You like this house", r"\bmaison\b"),
+    ],
+)
+def test_a_blank_field_gets_a_sentence_and_the_tab_goes_on(page, title, label, sentence, good, pattern):
+    panel = open_tab(page, title)
+    if title == "Sentiment":  # a table and a file must go as well
+        field(panel, label).fill("good\nbad")
+    if title == "Text generation":
+        number(panel, "New tokens").fill("4")
+    run(panel)
+    expect_done(panel)
+    field(panel, label).fill(" \n ")
+    run(panel)
+    expect_problem(panel, sentence)
+    field(panel, label).fill(good)
+    run(panel)
+    expect_done(panel)
+    expect_answer(panel, pattern)
+    expect_no_problem(panel)
+
+
+@pytest.mark.parametrize(
+    ("title", "label", "keys", "text", "pattern"),
+    [
+        ("Sentiment", "Text", "Control+Enter", "I hate this so much!", "NEGATIVE"),
+        ("Zero-shot", "Candidate labels", "Meta+Enter", "school, cooking", "school"),
+    ],
+)
+def test_keys_run_what_was_just_typed(page, title, label, keys, text, pattern):
+    panel = open_tab(page, title)
+    field(panel, label).fill("")
+    field(panel, label).press_sequentially(text)
+    page.keyboard.press(keys)
+    expect_done(panel)
+    expect_answer(panel, pattern)
+    expect(field(panel, label)).to_have_value(text)
+
+
+def test_a_checkpoint_that_was_typed_in(page):
+    panel = open_tab(page, "Sentiment")
+    panel.get_by_role("button", name="Options and checkpoint").click()
+    box = panel.get_by_role("combobox", name="Checkpoint")
+    expect(box).to_have_value(re.compile("^Automatic"))
+    box.fill("nobody/nothing")
+    box.press("Enter")
+    run(panel)
+    expect_problem(panel, "^This app runs on its starters only")
+    expect(box).to_have_value("nobody/nothing")
+    pick(panel, "Checkpoint", "Starter: ")
+    run(panel)
+    expect_answer(panel, "POSITIVE")
+    expect_no_problem(panel)
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "theme"),
+    [("light", 1280, "light"), ("dark", 1280, "dark"), ("phone", 390, "light"), ("phone-dark", 390, "dark")],
+)
+def test_layout(context, app, name, width, theme):
+    with visit(context, app, width, theme) as page:
+        assert page.evaluate("document.body.classList.contains('dark')") == (theme == "dark")
+        for title, (pattern, _) in FIRST.items():
+            panel = open_tab(page, title)
+            if title == "Text generation" and not SCREENSHOTS:
+                number(panel, "New tokens").fill("4")
+            run(panel)
+            expect_done(panel)
+            expect_answer(panel, pattern)
+            if title == "Translation":
+                expect(panel.locator(".xtick text").first).to_be_visible()
+            shown = ".answer, .bars, .sequences section, textarea, .status .line, .task p, .xtick text"
+            faint = {
+                text.inner_text() or text.text_content(): ratio
+                for text in [*panel.locator(shown).all(), *page.locator(".masthead p").all()]
+                if text.is_visible() and (ratio := text.evaluate(CONTRAST)) < 4.5
+            }
+            assert not faint, title
+            wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+            assert wide <= 0, f"{title} scrolls sideways by {wide} px"
+            answer = panel.locator(".answer, .sequences, textarea:disabled").first
+            assert below(answer, panel.locator("button.run")) == (width == 390)
+            if SCREENSHOTS:
+                Path(SCREENSHOTS).mkdir(parents=True, exist_ok=True)
+                file = f"{name}-{title.split()[0].lower()}.png"
+                page.screenshot(path=Path(SCREENSHOTS) / file, full_page=True, animations="disabled")
+
+
+def test_the_log_of_all_this_holds_no_error(app, log):
+    assert not re.findall(r"Traceback.*|.*\berror [0-9a-f]{6} in\b.*", log.read_text())

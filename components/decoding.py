@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     import torch
 
 
+COLD = 1e-4  # below this temperature logits overflow, and only the likeliest token would be drawn
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How the next token is chosen. temperature 0: the likeliest one; top_k 0 and top_p 1: no limit."""
@@ -53,7 +56,8 @@ def decode(
     processors = LogitsProcessorList()
     if sampling.repetition_penalty != 1:
         processors.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
-    if sampling.temperature:
+    greedy = sampling.temperature < COLD
+    if not greedy:
         processors.append(TemperatureLogitsWarper(sampling.temperature))
         if sampling.top_k:
             processors.append(TopKLogitsWarper(sampling.top_k))
@@ -76,7 +80,7 @@ def decode(
         output = model(input_ids=step_input, past_key_values=cache, use_cache=True, **last_only)
         cache = output.past_key_values
         scores = processors(history, output.logits[:, -1].float())  # type: ignore[arg-type]
-        if not sampling.temperature:
+        if greedy:
             return scores.argmax(-1)
         return torch.multinomial(scores.softmax(-1).cpu(), 1, generator=source)[:, 0].to(input_ids.device)
 

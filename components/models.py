@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -181,7 +182,10 @@ class ModelManager:
             report(seen)
 
     def _make_room(self, checkpoint: Checkpoint, weights: int) -> None:
-        """Let idle models go, least recently used first, until `weights` bytes fit; else say the sizes."""
+        """Let idle models go, least recently used first, until `weights` bytes fit; else say the sizes.
+
+        If it would not fit with all of them gone, none goes.
+        """
         needed = int(weights * ACTIVATIONS)
         while True:
             with self._changed:
@@ -190,13 +194,20 @@ class ModelManager:
                 if not over_budget and needed <= self._free():
                     return
                 idle = [(s.last_used, c) for c, s in self._slots.items() if s.loaded and not s.users]
-                if not idle:
-                    left = self._free() if self._budget is None else min(self._free(), self._budget - used)
-                    raise ModelLoadError(
-                        f"{checkpoint.name} needs {needed / 1e6:.0f} MB, and {max(0, left) / 1e6:.0f} MB "
-                        "are left while other models are at work. Try again in a minute, or choose a "
-                        "smaller checkpoint."
+                at_work = sum(s.loaded.bytes for s in self._slots.values() if s.loaded and s.users)
+                left = self._free() + used - at_work
+                enough = needed <= left
+                if self._budget is not None:
+                    left = min(left, self._budget - at_work)
+                    enough = enough and weights <= left
+                if not idle or not enough:
+                    sizes = f"{needed / 1e6:.0f} MB, and {max(0, left) / 1e6:.0f} MB are left"
+                    advice = (
+                        "while other models are at work. Try again in a minute, or choose a smaller checkpoint."
+                        if at_work
+                        else "on this device. Choose a smaller checkpoint."
                     )
+                    raise ModelLoadError(f"{checkpoint.name} needs {sizes} {advice}")
                 del self._slots[min(idle, key=lambda pair: pair[0])[1]]
             _release_memory()
 
@@ -231,7 +242,10 @@ def _memory_errors() -> Iterator[None]:
 
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        # For the CPU torch has no class of its own: "DefaultCPUAllocator: can't allocate memory".
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate" not in str(error):
+            raise
         _release_memory()
         raise OutOfMemory(
             "The device ran out of memory on this input. Try a shorter or smaller one, "
@@ -240,17 +254,22 @@ def _memory_errors() -> Iterator[None]:
 
 
 def weights_bytes(folder: Path, dtype_bytes: int = 4) -> int:
-    """Bytes that the safetensors of a folder take in memory, each number in `dtype_bytes`."""
-    from safetensors import safe_open
+    """Bytes that the safetensors of a folder take in memory, each number in `dtype_bytes`.
+
+    Raises ModelLoadError if a file is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
 
     total = 0
     for path in folder.glob("*.safetensors"):
-        with safe_open(path, "pt") as weights:
-            for name in weights.keys():  # noqa: SIM118 - no dictionary, it has keys() only
-                count = 1
-                for length in weights.get_slice(name).get_shape():
-                    count *= length
-                total += count * dtype_bytes
+        try:
+            with safe_open(path, "pt") as weights:
+                for name in weights.keys():  # noqa: SIM118 - no dictionary, it has keys() only
+                    total += math.prod(weights.get_slice(name).get_shape()) * dtype_bytes
+        except SafetensorError as error:
+            raise ModelLoadError(
+                "The weights of this checkpoint are damaged on this disk. Choose another checkpoint."
+            ) from error
     return total
 
 
@@ -262,12 +281,16 @@ def load(checkpoint: Checkpoint, folder: Path, device: torch.device, dtype: torc
     """
     import torch
     import transformers
+    from safetensors import SafetensorError
 
     started = time.perf_counter()
     recipe = checkpoint.recipe
     try:
-        config = transformers.AutoConfig.from_pretrained(folder)
-        processor = getattr(transformers, recipe.processor).from_pretrained(folder)
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        processor = getattr(transformers, recipe.processor).from_pretrained(folder, trust_remote_code=False)
+        # A tokenizer without files loads with its special tokens only, and everything is unknown to it.
+        if recipe.processor == "AutoTokenizer" and len(processor) <= len(processor.all_special_tokens):
+            raise ValueError("the tokenizer has no vocabulary")
         model_class = getattr(transformers, recipe.model(config.to_dict()))
         model, info = model_class.from_pretrained(
             folder,
@@ -275,8 +298,12 @@ def load(checkpoint: Checkpoint, folder: Path, device: torch.device, dtype: torc
             attn_implementation=recipe.attention,
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            trust_remote_code=False,
         )
-    except (OSError, ValueError, KeyError, ImportError) as error:
+        if info["mismatched_keys"]:
+            raise ValueError(f"sizes differ from config.json: {sorted(info['mismatched_keys'])[0]}")
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         log.warning("%s does not load", checkpoint.name, exc_info=True)
         raise ModelLoadError(
             f"{checkpoint.name} could not be loaded: its files do not make a complete model. "
@@ -287,6 +314,10 @@ def load(checkpoint: Checkpoint, folder: Path, device: torch.device, dtype: torc
             f"{checkpoint.name} lacks weights that this task needs ({len(info['missing_keys'])} tensors, "
             f"such as {sorted(info['missing_keys'])[0]}). Choose a checkpoint fine-tuned for it."
         )
+    if recipe.processor == "AutoTokenizer" and processor.pad_token is None:
+        # Many decoders have none; what stands there is masked.
+        processor.pad_token = processor.eos_token
+        model.config.pad_token_id = processor.pad_token_id
     model.eval()
     note = ""
     try:

@@ -10,6 +10,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from components.errors import InputError
 
+# Named one by one: among the others are formats that Pillow hands to other programs.
+PILLOW_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 FORMATS = "PNG, JPEG, WebP, GIF, BMP or TIFF"
 
 
@@ -28,10 +30,10 @@ def read_picture(path: str | Path | None, most_megapixels: float = 50) -> Image.
         with warnings.catch_warnings():
             # Our own limit stands below.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with Image.open(path, formats=PILLOW_FORMATS) as image:
                 width, height = image.size
                 if width * height > most_megapixels * 1e6:
-                    raise InputError(_too_large(f"{width * height / 1e6:.0f} megapixels", most_megapixels))
+                    raise InputError(_too_large(f"{width * height / 1e6:.1f} megapixels", most_megapixels))
                 image.seek(0)
                 upright = ImageOps.exif_transpose(image)
                 return to_rgb(upright)

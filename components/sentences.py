@@ -72,4 +72,6 @@ def _goes_on(before: str, following: str) -> bool:
         return False
     last = before[:-1].split()[-1:] or [""]
     word = last[0].lstrip("(\"'“").lower()
+    if word == "no":  # number, or the answer
+        return following.lstrip()[:1].isdigit()
     return word in SHORT_FORMS or (len(word) == 1 and word.isalpha() and word not in "ai")

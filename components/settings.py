@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -14,6 +15,23 @@ POLICIES = ("auto", "hub", "starter")
 
 def _default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "transformer-tour"
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError
+    return value
+
+
+def _amount(text: str) -> float:
+    value = _number(text)
+    if value < 0:
+        raise ValueError
+    return value
+
+
+_number.__name__, _amount.__name__ = "number", "positive number"  # argparse shows these
 
 
 def _setting(default: Any, env: str, text: str, **options: Any) -> Any:
@@ -41,17 +59,17 @@ class Settings:
     )
     cache: Path = _setting(_default_cache, "TOUR_CACHE", "folder for the starters' weights", type=Path)
     memory_budget: float = _setting(
-        0.0, "TOUR_MEMORY_BUDGET", "GB that loaded models may take together; 0: what is free", type=float
+        0.0, "TOUR_MEMORY_BUDGET", "GB that loaded models may take together; 0: what is free", type=_amount
     )
     keep_alive: float = _setting(
         10.0,
         "TOUR_KEEP_ALIVE",
         "minutes an idle model stays loaded; -1: until its memory is needed",
-        type=float,
+        type=_number,
     )
-    max_audio_minutes: float = _setting(30.0, "TOUR_MAX_AUDIO_MINUTES", "longest audio taken", type=float)
+    max_audio_minutes: float = _setting(30.0, "TOUR_MAX_AUDIO_MINUTES", "longest audio taken", type=_amount)
     max_image_megapixels: float = _setting(
-        50.0, "TOUR_MAX_IMAGE_MEGAPIXELS", "largest image taken", type=float
+        50.0, "TOUR_MAX_IMAGE_MEGAPIXELS", "largest image taken", type=_amount
     )
 
 

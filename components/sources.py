@@ -46,7 +46,13 @@ def choose(offer: Offer, choice: str, policy: str, reach: Reach) -> tuple[Checkp
     if choice in ("auto", "course"):
         return offer.course, ""
     source = hub.parse(choice)
-    name = source.repo_id if source.revision == "main" else f"{source.repo_id}@{source.revision}"
+    known = (offer.course, *offer.alternatives)
+    for checkpoint in known:
+        if checkpoint.source == source:
+            return checkpoint, ""
+    # A known name stands for its pinned revision; any other is told apart by name.
+    plain = source.revision == "main" and source.repo_id not in [checkpoint.name for checkpoint in known]
+    name = source.repo_id if plain else f"{source.repo_id}@{source.revision}"
     return Checkpoint(name, source, offer.recipe), ""
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 from components.errors import InputError
 from components.models import Loaded
 
 LARGEST = 5_000_000  # bytes of a text file
+DELIMITERS = ",;\t"
 TEXT_COLUMNS = ("text", "sentence", "content", "review", "comment")
 
 
@@ -32,10 +34,13 @@ def read_texts(path: Path) -> list[str]:
     if path.suffix.lower() != ".csv":
         return content.splitlines()
     try:
-        dialect: type[csv.Dialect] | csv.Dialect = csv.Sniffer().sniff(content[:4096], ",;\t")
-    except csv.Error:
-        dialect = csv.excel
-    rows = [row for row in csv.reader(io.StringIO(content), dialect) if any(cell.strip() for cell in row)]
+        rows = [row for row in _rows(content) if any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise InputError(
+            "The CSV file cannot be read: a quotation mark may be left open. Check it."
+        ) from error
+    if not rows:
+        raise InputError("The file is empty. Choose one with a text in each row.")
     header = [cell.strip().lower() for cell in rows[0]]
     named = [i for i, name in enumerate(header) if name in TEXT_COLUMNS]
     if named:
@@ -48,21 +53,35 @@ def read_texts(path: Path) -> list[str]:
     return [row[widest] for row in rows if len(row) > widest]
 
 
+def _rows(content: str) -> Iterator[list[str]]:
+    """The rows of a CSV file whose columns stand between commas, semicolons or tabs."""
+    first = next(line for line in content.splitlines() if line.strip())
+    if not any(mark in first for mark in DELIMITERS):
+        # One column, whose texts may hold commas without quotation marks.
+        return csv.reader(io.StringIO(content), delimiter="\x1f")
+    try:
+        # Of what it finds only the delimiter holds: quoting it judges by the first rows.
+        delimiter = csv.Sniffer().sniff(content[:4096], DELIMITERS).delimiter
+    except csv.Error:
+        delimiter = ","
+    return csv.reader(io.StringIO(content), delimiter=delimiter, skipinitialspace=True)
+
+
 def _is_number(cell: str) -> bool:
     return cell.strip().replace(".", "", 1).replace("-", "", 1).isdigit()
 
 
 def safe_cell(text: str) -> str:
     """A text that a spreadsheet shows as it stands and does not take for a formula."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
 def longest_input(loaded: Loaded) -> int:
     """Tokens that the model takes, special tokens included."""
     config = loaded.model.config
     positions = getattr(config, "max_position_embeddings", None) or 512
-    # RoBERTa counts positions from its padding token on.
-    if config.model_type in ("roberta", "xlm-roberta", "camembert"):
+    # RoBERTa and MPNet count positions from its padding token on.
+    if config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet"):
         positions -= config.pad_token_id + 1
     return min(positions, loaded.processor.model_max_length)
 

@@ -13,9 +13,11 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import gradio as gr
+from gradio.context import Context
 
 from components.checkpoints import Offer
 from components.demo import Demo, Status
@@ -117,13 +119,15 @@ class Page:
         if stoppable:
             self._stop.visible = True
             self._stop.click(self._stop_now, None, None, queue=False, api_visibility="private")
+            if isinstance(Context.root_block, gr.Blocks):
+                Context.root_block.unload(self._stop_now)
         handler = self._handler(act, len(outputs), stoppable)
         gr.on(
             [self._run.click],
             handler,
             [*inputs, self.checkpoint],
             [*outputs, self.problem, self.status],
-            show_progress="full",
+            show_progress="minimal",
             show_progress_on=[self.status],
             concurrency_limit=4,
             api_visibility="private",
@@ -151,28 +155,40 @@ class Page:
         )
 
     def _stop_now(self, request: gr.Request) -> None:
+        """End what runs for this visitor: Stop was pressed, or the page was closed."""
         if stop := self._stops.get(request.session_hash or ""):
             stop.set()
 
-    def left(self, request: gr.Request) -> None:
-        """The visitor closed the page: what runs for them ends."""
-        self._stop_now(request)
-
     def _handler(self, act: Callable[..., Any], outputs: int, stoppable: bool) -> Callable[..., Any]:
-        def handler(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
-            # Gradio finds its progress bar among defaults, which cannot follow *values.
-            report = _reporter(gr.Progress())
-            stop, session = threading.Event(), request.session_hash or ""
-            self._stops[session] = stop
-            unchanged = (gr.skip(),) * outputs
-            yield (*unchanged, "", _waiting())
+        def work(values: tuple[Any, ...], stop: threading.Event, told: SimpleQueue[Any]) -> None:
+            """Put what `act` gives and reports into `told`, a DemoError as well, and at last None."""
             try:
                 with shown(self.demo.name):
                     extra = (stop,) if stoppable else ()
-                    for *answer, status in _steps(act(*values, report, *extra)):
-                        yield (*answer, "", _status(status))
+                    for step in _steps(act(*values, told.put, *extra)):
+                        told.put(step)
             except DemoError as error:
-                yield (*(None,) * outputs, problem(str(error)), "")
+                told.put(error)
+            finally:
+                told.put(None)
+
+        def handler(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
+            stop, session = threading.Event(), request.session_hash or ""
+            told: SimpleQueue[Any] = SimpleQueue()
+            self._stops[session] = stop
+            unchanged = (gr.skip(),) * outputs
+            yield (*unchanged, "", _waiting(Progress("running")))
+            # In a thread of its own, so that the page can be told of a download while it goes on.
+            threading.Thread(target=work, args=(values, stop, told), daemon=True).start()
+            try:
+                while (step := told.get()) is not None:
+                    if isinstance(step, DemoError):
+                        yield (*(None,) * outputs, problem(str(step)), "")
+                    elif isinstance(step, Progress):
+                        yield (*unchanged, gr.skip(), _waiting(step))
+                    else:
+                        *answer, status = step
+                        yield (*answer, "", _status(status))
             finally:
                 stop.set()
                 if self._stops.get(session) is stop:
@@ -274,16 +290,6 @@ def _steps(answer: Any) -> Iterator[tuple[Any, ...]]:
         yield answer
 
 
-def _reporter(bar: gr.Progress) -> Callable[[Progress], None]:
-    """A report that moves Gradio's progress bar."""
-
-    def report(progress: Progress) -> None:
-        share = progress.done / progress.total if progress.done is not None and progress.total else 0
-        bar(share, desc=str(progress).capitalize())
-
-    return report
-
-
 def _choices(offer: Offer) -> list[tuple[str, str]]:
     return [
         ("Automatic: the course's checkpoint, or the starter where there is no hub", "auto"),
@@ -298,14 +304,23 @@ def problem(sentence: str) -> str:
     return f'<p role="alert">{html.escape(sentence)}</p>' if sentence else ""
 
 
-def _waiting(what: str = "running") -> str:
-    return f'<p class="line" role="status">{html.escape(what.capitalize())} …</p>'
+def _begin(words: str) -> str:
+    """With a capital letter; the rest stays, as in MB."""
+    return words[:1].upper() + words[1:]
+
+
+def _waiting(progress: Progress) -> str:
+    """What is happening, and a bar where it is known how far it is."""
+    bar = ""
+    if progress.done is not None and progress.total:
+        bar = f'<progress value="{progress.done}" max="{progress.total}"></progress>'
+    return f'<p class="line" role="status">{html.escape(_begin(str(progress)))} … {bar}</p>'
 
 
 def _status(status: Status | Progress | None) -> Any:
     if status is None:
         return gr.skip()
-    return _waiting(str(status)) if isinstance(status, Progress) else status_line(status)
+    return _waiting(status) if isinstance(status, Progress) else status_line(status)
 
 
 def seconds(value: float) -> str:

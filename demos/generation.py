@@ -156,11 +156,18 @@ def forward(
     yield from decode(loaded.model, ids.to(loaded.device), request.most, request.sampling, stopped)
 
 
-def postprocess(tokens: list[list[int]], loaded: Loaded, complete: bool) -> tuple[str, ...]:
-    """Token ids of each sequence as text. A character whose last bytes are to come is left out."""
+def postprocess(
+    prompt: list[int], tokens: list[list[int]], loaded: Loaded, complete: bool
+) -> tuple[str, ...]:
+    """Token ids of each sequence as text. A character whose last bytes are to come is left out.
+
+    Decoded after the end of the prompt, because some vocabularies drop the space before a first word.
+    """
+    tail = prompt[-8:]
     with loaded.lock:
-        texts = [loaded.processor.decode(ids, skip_special_tokens=True) for ids in tokens]
-    return tuple(text if complete else text.removesuffix("\ufffd") for text in texts)
+        lead = len(loaded.processor.decode(tail, skip_special_tokens=True))
+        texts = [loaded.processor.decode(tail + ids, skip_special_tokens=True)[lead:] for ids in tokens]
+    return tuple(text if complete else text.rstrip("\ufffd") for text in texts)
 
 
 def run(
@@ -174,6 +181,7 @@ def run(
     with models.use(OFFER, choice, report) as loaded:
         started = time.perf_counter()
         ids, kept = preprocess(request, loaded)
+        prompt = ids[0].tolist()
         tokens: list[list[int]] = [[] for _ in range(request.sequences)]
         chat = bool(loaded.processor.chat_template)
         count = 0
@@ -182,7 +190,7 @@ def run(
                 if token is not None:
                     row.append(token)
                     count += 1
-            yield Result(postprocess(tokens, loaded, complete=False), count, chat)
+            yield Result(postprocess(prompt, tokens, loaded, complete=False), count, chat)
         taken = time.perf_counter() - started
         remarks = [f"{count} tokens, {count / taken:.1f} tokens/s."]
         if kept is not None:
@@ -190,7 +198,7 @@ def run(
         if stopped():
             remarks.append("Stopped.")
         status = status_of(loaded, started, tuple(remarks))
-        yield Result(postprocess(tokens, loaded, complete=True), count, chat, status)
+        yield Result(postprocess(prompt, tokens, loaded, complete=True), count, chat, status)
 
 
 def build(demo: Demo, models: ModelManager, settings: object) -> None:

@@ -198,8 +198,9 @@ def build(demo: Demo, models: ModelManager, settings: object) -> None:
 
     def sentiment(text: str, checkpoint: str = "auto") -> dict[str, float]:
         """Labels of one text with their probabilities."""
-        result = run(" ".join(text.split()), checkpoint, models)
-        return dict(result.rows[0].scores)
+        result = run(" ".join((text or "").split()), checkpoint, models)
+        # Of two labels of the same name the likelier one stays.
+        return dict(reversed(result.rows[0].scores))
 
     page.endpoint(sentiment, [ui.hidden(gr.Textbox, "text"), ui.checkpoint_parameter()], [ui.scores_output()])
 

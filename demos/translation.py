@@ -269,7 +269,7 @@ def language_name(code: str) -> str:
     """The English name of a language code, the code itself where Whisper's table lacks it."""
     from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
-    return LANGUAGES.get(code, code).title() if len(code) == 2 else code
+    return LANGUAGES[code].title() if code in LANGUAGES else code
 
 
 def build(demo: Demo, models: ModelManager, settings: object) -> None:

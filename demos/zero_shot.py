@@ -132,28 +132,25 @@ def preprocess(request: Request, loaded: Loaded) -> tuple[dict[str, torch.Tensor
     """
     tokenizer, limit = loaded.processor, tables.longest_input(loaded)
     hypotheses = [request.template.format(label) for label in request.labels]
+    pairs = _entails(loaded.model.config.to_dict())
     with loaded.lock:
-        if _entails(loaded.model.config.to_dict()):
-            premises = [request.text] * len(hypotheses)
-            whole = len(tokenizer(premises[0], max(hypotheses, key=len), verbose=False)["input_ids"])
-            inputs = tokenizer(
-                premises,
-                hypotheses,
-                padding=True,
-                truncation="only_first",
-                max_length=limit,
-                return_tensors="pt",
+        alone = tokenizer([request.text, *hypotheses], add_special_tokens=False, verbose=False)
+        words, *sentences = alone["input_ids"]
+        longest = max(map(len, sentences), default=0)
+        # What the text may take beside the longest label sentence, with which it shares a sequence in pairs.
+        room = limit - tokenizer.num_special_tokens_to_add(pair=pairs) - (longest if pairs else 0)
+        if room < 1 or longest >= limit - 1:
+            raise InputError(
+                f"A label is too long: this checkpoint takes {limit} tokens. Use shorter labels."
             )
-        else:
-            whole = len(tokenizer(request.text, truncation=False, verbose=False)["input_ids"])
-            inputs = tokenizer(
-                [request.text, *hypotheses],
-                padding=True,
-                truncation=True,
-                max_length=limit,
-                return_tensors="pt",
-            )
-        kept = tokenizer.decode(inputs["input_ids"][0], skip_special_tokens=True) if whole > limit else None
+        inputs = tokenizer(
+            *(([request.text] * len(hypotheses), hypotheses) if pairs else ([request.text, *hypotheses],)),
+            padding=True,
+            truncation="only_first" if pairs else True,
+            max_length=limit,
+            return_tensors="pt",
+        )
+        kept = tokenizer.decode(words[:room]) if len(words) > room else None
     return dict(inputs), kept
 
 
@@ -200,10 +197,8 @@ def postprocess(
         scores = cosines.clamp(min=0, max=1) if multi_label else (cosines / TEMPERATURE).softmax(0)
     elif multi_label:
         # A two-class model calls its other class not_entailment.
-        other = next(
-            (i for name, i in names.items() if name.startswith("contra")),
-            next(i for i in names.values() if i != entailment),
-        )
+        others = sorted((not name.startswith("contra"), i) for name, i in names.items() if i != entailment)
+        other = others[0][1]
         scores = output[:, [other, entailment]].softmax(-1)[:, 1]
     else:
         scores = output[:, entailment].softmax(0)
@@ -225,9 +220,11 @@ def run(
         started = time.perf_counter()
         inputs, kept = preprocess(request, loaded)
         output = forward(inputs, loaded)
-        scores = postprocess(output, request.labels, multi_label, loaded.model.config)
+        # A softmax over a single label would always say 1.
+        each = multi_label or len(request.labels) == 1
+        scores = postprocess(output, request.labels, each, loaded.model.config)
         remarks = (
-            _method(loaded, multi_label),
+            _method(loaded, each),
             *tables.truncation_remarks([kept], tables.longest_input(loaded)),
         )
         return Result(scores, status_of(loaded, started, remarks))

@@ -131,3 +131,14 @@ def test_the_masthead_says_where_models_run(policy):
     text = app.masthead(replace(parse([], os.environ), checkpoints=policy), Gone())
     assert {"auto": "without the hub", "starter": "starters only"}[policy] in text
     assert "CPU" in text or "GPU" in text or "NVIDIA" in text
+
+
+def test_the_readme_lists_every_setting_as_it_is():
+    from dataclasses import fields
+
+    from components.settings import Settings
+
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for field in fields(Settings):
+        option = "--" + field.name.replace("_", "-")
+        assert f"| `{option}` | `{field.metadata['env']}` | {field.metadata['help']} |" in readme

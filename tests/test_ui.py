@@ -194,12 +194,11 @@ def test_an_abandoned_generator_is_no_error(caplog):
     assert not caplog.records
 
 
-def test_the_progress_bar_gets_share_and_words():
-    told = []
-    report = ui._reporter(lambda share, desc: told.append((share, desc)))
-    report(Progress("downloading", 41_000_000, 82_000_000))
-    report(Progress("loading weights"))
-    assert told == [(0.5, "Downloading 41 of 82 MB"), (0, "Loading weights")]
+def test_a_wait_says_what_happens_and_how_far_it_is():
+    line = ui._waiting(Progress("downloading", 41_000_000, 82_000_000))
+    assert "Downloading 41 of 82 MB" in line and '<progress value="41000000" max="82000000">' in line
+    line = ui._waiting(Progress("loading weights"))
+    assert "Loading weights" in line and "<progress" not in line
 
 
 def test_style_and_script_are_files():

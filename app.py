@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import threading
+import warnings
 from functools import partial
 
 # Read when their packages are first imported. Progress is shown on the page, not in the log.
@@ -100,6 +101,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     for chatty in ("httpx", "httpcore"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    # Marian works without it; it would only make quotation marks and dashes uniform.
+    warnings.filterwarnings("ignore", message="Recommended: pip install sacremoses")
     settings = parse(sys.argv[1:], os.environ)
     hub = HubStatus()
     app = create_app(create_manager(settings, hub), settings, hub)

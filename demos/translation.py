@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 EXAMPLES = [
     "You like this house",
     "The weather is nice today. Shall we go for a walk in the park?",
-    "My name is Anna and I live in Berlin.",
+    "Two dogs are running on the beach.",
     "A man in a blue shirt is standing on a ladder cleaning a window.",
 ]
 BATCH = 16
@@ -293,7 +293,9 @@ def build(demo: Demo, models: ModelManager, settings: object) -> None:
             kind = gr.Dropdown(list(KINDS), value=next(iter(KINDS)), label="Kind", min_width=120)
             layer = gr.Dropdown([], label="Layer", min_width=80)
             head = gr.Dropdown([MEAN], value=MEAN, label="Head", min_width=80)
-            special = gr.Checkbox(False, label="Special tokens", min_width=80)
+            special = gr.Checkbox(
+                False, label="Special tokens", info="Only with them does a row sum to 1.", min_width=80
+            )
     selectors = [kind, layer, head, special]
 
     def act(

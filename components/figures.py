@@ -42,7 +42,7 @@ def attention_heatmap(
     )
     # Positions, not tokens, are the axis: a token may occur twice.
     figure.update_layout(
-        title={"text": title, "font": {"size": 14}},
+        title={"text": title, "font": {"size": 12}},
         xaxis={
             "tickvals": list(range(len(keys))),
             "ticktext": list(keys),

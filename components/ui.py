@@ -101,8 +101,16 @@ class Page:
 
     def examples(self, rows: Sequence[Sequence[Any]], inputs: Sequence[gr.components.Component]) -> None:
         """Rows that fill the inputs when clicked."""
+        # A row of several inputs is named by its first: a table would not fit on a phone.
+        labels = [str(row[0]) for row in rows] if len(inputs) > 1 else None
         with self._below:
-            gr.Examples([list(row) for row in rows], list(inputs), label="Examples", api_visibility="private")
+            gr.Examples(
+                [list(row) for row in rows],
+                list(inputs),
+                label="Examples",
+                example_labels=labels,
+                api_visibility="private",
+            )
 
     def runs(
         self,

@@ -32,7 +32,7 @@ EXAMPLES = [
 BATCH = 16
 MOST_CHARACTERS = 20_000
 KINDS = {"Encoder self-attention": "encoder", "Decoder self-attention": "decoder", "Cross-attention": "cross"}
-MEAN = "mean of all heads"
+MEAN = "mean of heads"
 
 
 def _fits(config: dict[str, Any]) -> str | None:

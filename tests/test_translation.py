@@ -299,7 +299,7 @@ def test_by_default_the_encoders_last_layer_averaged_without_special_tokens():
     weights, queries, keys = drawn(figure)
     assert np.allclose(weights, attention.encoder[-1].mean(0)[:2, :2])
     assert queries == keys == ["␣A", "man"]
-    assert figure.layout.title.text == "Encoder self-attention, layer 3 of 3, mean of all heads"
+    assert figure.layout.title.text == "Encoder self-attention, layer 3 of 3, mean of heads"
 
 
 def test_special_tokens_on_request():

@@ -1,6 +1,6 @@
 """Start-up: how soon does the page answer, next to importing Gradio alone?
 
-    python -m benchmarks.startup
+python -m benchmarks.startup
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def seconds_to_page() -> float:
     try:
         while time.perf_counter() - started < PATIENCE:
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=PATIENCE) as page:  # noqa: S310
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=PATIENCE) as page:
                     page.read()
                 return time.perf_counter() - started
             except urllib.error.URLError:

@@ -203,7 +203,7 @@ class ModelManager:
                 if not idle or not enough:
                     sizes = f"{needed / 1e6:.0f} MB, and {max(0, left) / 1e6:.0f} MB are left"
                     advice = (
-                        "while other models are at work. Try again in a minute, or choose a smaller checkpoint."
+                        "while other models are at work. Try again later, or choose a smaller checkpoint."
                         if at_work
                         else "on this device. Choose a smaller checkpoint."
                     )

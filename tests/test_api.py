@@ -55,7 +55,8 @@ def scores(answer):
 
 def test_names_parameters_and_defaults(client):
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
-    assert {name: [p["parameter_name"] for p in e["parameters"]] for name, e in endpoints.items()} == PARAMETERS
+    names = {name: [p["parameter_name"] for p in e["parameters"]] for name, e in endpoints.items()}
+    assert names == PARAMETERS
     for name, endpoint in endpoints.items():
         defaults = [parameter["parameter_has_default"] for parameter in endpoint["parameters"]]
         assert defaults == [False] + [True] * (len(defaults) - 1), name

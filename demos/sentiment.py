@@ -153,15 +153,14 @@ def run(
 
 def to_csv(rows: tuple[Scored, ...]) -> str:
     """A table with the text, its label, and one column for the probability of each label."""
-    labels = sorted(label for label, _ in rows[0].scores)
+    labels = [label for label, _ in sorted(rows[0].scores)]
     out = io.StringIO()
     writer = csv.writer(out)
-    writer.writerow(["text", "label", *labels])
+    writer.writerow(["text", "label", *map(tables.safe_cell, labels)])
     for row in rows:
         scores = dict(row.scores)
-        writer.writerow(
-            [tables.safe_cell(row.text), row.scores[0][0], *(f"{scores[label]:.6f}" for label in labels)]
-        )
+        words = (tables.safe_cell(word) for word in (row.text, row.scores[0][0]))
+        writer.writerow([*words, *(f"{scores[label]:.6f}" for label in labels)])
     return out.getvalue()
 
 

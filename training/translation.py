@@ -15,6 +15,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import sentencepiece
@@ -36,6 +37,7 @@ BATCH_TOKENS = 3000
 MAX_TOKENS = 128
 PEAK_RATE = 1.2e-3
 WARMUP = 200
+SAVE_EVERY = 250  # steps
 AVERAGE_LAST = 0.25  # share of the steps whose weights are averaged into the result
 
 NAME = re.compile(r"\b[A-Z][a-zé]+\b")
@@ -189,10 +191,16 @@ def train(model: MarianMTModel, tokenizer, pairs, steps: int, seed: int, work: P
     model.to(device).train()  # type: ignore[arg-type]  # its decorator hides the signature
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), eps=1e-9, weight_decay=0.01)
     loss_of = torch.nn.CrossEntropyLoss(ignore_index=-100, label_smoothing=0.1)
-    progress = load_progress(work, model, optimizer) or {"step": 0, "epoch": 0, "curve": [], "mean": None}
+    progress = load_progress(work, model, optimizer) or {
+        "step": 0,
+        "epoch": 0,
+        "batch": 0,
+        "curve": [],
+        "mean": None,
+    }
     bar, started = tqdm(total=steps, initial=progress["step"]), time.monotonic()
     while progress["step"] < steps:
-        for batch in batches(pairs, tokenizer, seed + progress["epoch"]):
+        for batch in islice(batches(pairs, tokenizer, seed + progress["epoch"]), progress["batch"], None):
             step = progress["step"]
             for group in optimizer.param_groups:
                 group["lr"] = PEAK_RATE * warmup_cosine(step, WARMUP, steps)
@@ -205,7 +213,8 @@ def train(model: MarianMTModel, tokenizer, pairs, steps: int, seed: int, work: P
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             progress["step"] += 1
-            if step >= steps * (1 - AVERAGE_LAST) and step % 10 == 0:
+            progress["batch"] += 1
+            if progress["step"] == steps or (step >= steps * (1 - AVERAGE_LAST) and step % 10 == 0):
                 progress["mean"] = averaged(progress["mean"], model)
             if step % 50 == 0:
                 if not math.isfinite(loss.item()):
@@ -213,11 +222,12 @@ def train(model: MarianMTModel, tokenizer, pairs, steps: int, seed: int, work: P
                 progress["curve"].append({"step": step, "loss": round(loss.item(), 4)})
                 bar.set_postfix(loss=f"{loss.item():.3f}", s=f"{time.monotonic() - started:.0f}")
             bar.update()
-            if progress["step"] % 250 == 0:
+            if progress["step"] % SAVE_EVERY == 0:
                 save_progress(work, model, optimizer, progress)
             if progress["step"] == steps:
                 break
         progress["epoch"] += 1
+        progress["batch"] = 0
     model.load_state_dict(progress["mean"]["weights"])
     return progress["curve"]
 

@@ -129,7 +129,7 @@ class Page:
             self._stop.click(self._stop_now, None, None, queue=False, api_visibility="private")
             if isinstance(Context.root_block, gr.Blocks):
                 Context.root_block.unload(self._stop_now)
-        handler = self._handler(act, len(outputs), stoppable)
+        handler = self._handler(act, outputs, stoppable)
         gr.on(
             [self._run.click],
             handler,
@@ -167,7 +167,11 @@ class Page:
         if stop := self._stops.get(request.session_hash or ""):
             stop.set()
 
-    def _handler(self, act: Callable[..., Any], outputs: int, stoppable: bool) -> Callable[..., Any]:
+    def _handler(
+        self, act: Callable[..., Any], outputs: Sequence[gr.components.Component], stoppable: bool
+    ) -> Callable[..., Any]:
+        unchanged, emptied = (gr.skip(),) * len(outputs), tuple(map(_emptied, outputs))
+
         def work(values: tuple[Any, ...], stop: threading.Event, told: SimpleQueue[Any]) -> None:
             """Put what `act` gives and reports into `told`, a DemoError as well, and at last None."""
             try:
@@ -184,14 +188,13 @@ class Page:
             stop, session = threading.Event(), request.session_hash or ""
             told: SimpleQueue[Any] = SimpleQueue()
             self._stops[session] = stop
-            unchanged = (gr.skip(),) * outputs
             yield (*unchanged, "", _waiting(Progress("running")))
             # In a thread of its own, so that the page can be told of a download while it goes on.
             threading.Thread(target=work, args=(values, stop, told), daemon=True).start()
             try:
                 while (step := told.get()) is not None:
                     if isinstance(step, DemoError):
-                        yield (*(None,) * outputs, problem(str(step)), "")
+                        yield (*emptied, problem(str(step)), "")
                     elif isinstance(step, Progress):
                         yield (*unchanged, gr.skip(), _waiting(step))
                     else:
@@ -315,6 +318,13 @@ def problem(sentence: str) -> str:
 def _begin(words: str) -> str:
     """With a capital letter; the rest stays, as in MB."""
     return words[:1].upper() + words[1:]
+
+
+def _emptied(output: gr.components.Component) -> Any:
+    """What an output shows when there is no answer: nothing. What a visitor has chosen stays."""
+    if isinstance(output, gr.DownloadButton | gr.Dataframe):
+        return gr.update(value=None, visible=False)
+    return gr.skip() if isinstance(output, gr.Radio | gr.Dropdown) else None
 
 
 def _waiting(progress: Progress) -> str:

@@ -208,3 +208,12 @@ def test_style_and_script_are_files():
 
 def test_the_theme_is_made_without_a_network():
     assert "teal" in str(ui.theme().primary_500) or ui.theme().primary_500.startswith("#")
+
+
+def test_without_an_answer_files_are_hidden_and_choices_stay():
+    import gradio as gr
+
+    assert ui._emptied(gr.HTML()) is None
+    hidden = ui._emptied(gr.DownloadButton("CSV"))
+    assert hidden["value"] is None and hidden["visible"] is False
+    assert ui._emptied(gr.Radio(["a", "b"], value="a")) == gr.skip()

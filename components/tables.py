@@ -6,9 +6,13 @@ import csv
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from components.errors import InputError
 from components.models import Loaded
+
+if TYPE_CHECKING:
+    import torch
 
 LARGEST = 5_000_000  # bytes of a text file
 DELIMITERS = ",;\t"
@@ -84,6 +88,22 @@ def longest_input(loaded: Loaded) -> int:
     if config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet"):
         positions -= config.pad_token_id + 1
     return min(positions, loaded.processor.model_max_length)
+
+
+def tokenized(
+    texts: list[str], loaded: Loaded, limit: int
+) -> tuple[dict[str, torch.Tensor], list[str | None]]:
+    """input_ids and attention_mask `[batch, sequence]`, and for each text what was kept of it if it was
+    cut to `limit` tokens, else None."""
+    tokenizer = loaded.processor
+    with loaded.lock:
+        lengths = [len(ids) for ids in tokenizer(texts, truncation=False, verbose=False)["input_ids"]]
+        inputs = tokenizer(texts, padding=True, truncation=True, max_length=limit, return_tensors="pt")
+        kept = [
+            tokenizer.decode(ids, skip_special_tokens=True) if length > limit else None
+            for ids, length in zip(inputs["input_ids"], lengths, strict=True)
+        ]
+    return dict(inputs), kept
 
 
 def truncation_remarks(kept: list[str | None], limit: int) -> tuple[str, ...]:

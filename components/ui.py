@@ -223,14 +223,14 @@ class Page:
             _for_clients(call, self.demo.name),
             list(inputs),
             list(outputs),
-            api_name=self.demo.name if call.__name__ == "endpoint" else call.__name__,
+            api_name=call.__name__,
             concurrency_limit=4,
         )
 
 
 def hidden(kind: type[gr.components.Component], label: str, **options: Any) -> Any:
     """A component that only an endpoint uses."""
-    return kind(label=label, visible=False, render=True, **options)
+    return kind(label=label, visible=False, **options)
 
 
 def as_uploaded(image: gr.Image) -> gr.Image:

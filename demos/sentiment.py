@@ -91,16 +91,7 @@ def validate(text: str | None, file: str | None = None) -> list[str]:
 
 def preprocess(texts: list[str], loaded: Loaded) -> tuple[dict[str, torch.Tensor], list[str | None]]:
     """input_ids and attention_mask `[batch, sequence]`, and for each text what was kept if it was cut."""
-    tokenizer = loaded.processor
-    limit = tables.longest_input(loaded)
-    with loaded.lock:
-        lengths = [len(ids) for ids in tokenizer(texts, truncation=False, verbose=False)["input_ids"]]
-        inputs = tokenizer(texts, padding=True, truncation=True, max_length=limit, return_tensors="pt")
-        kept = [
-            tokenizer.decode(ids, skip_special_tokens=True) if length > limit else None
-            for ids, length in zip(inputs["input_ids"], lengths, strict=True)
-        ]
-    return dict(inputs), kept
+    return tables.tokenized(texts, loaded, tables.longest_input(loaded))
 
 
 def forward(inputs: dict[str, torch.Tensor], loaded: Loaded) -> torch.Tensor:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 import numpy as np
 
-from components import ui
+from components import tables, ui
 from components.checkpoints import Bundled, Checkpoint, Hub, Offer, Recipe
 from components.demo import Demo, Status, status_of
 from components.errors import InputError
@@ -131,18 +131,10 @@ def preprocess(sentences: list[str], loaded: Loaded) -> tuple[dict[str, torch.Te
 
     A checkpoint for several target languages gets its first one unless the text names one (>>fra<<).
     """
-    tokenizer, limit = loaded.processor, loaded.model.config.max_position_embeddings
-    codes = tokenizer.supported_language_codes
+    codes = loaded.processor.supported_language_codes
     if codes:
         sentences = [s if s.startswith(">>") else f"{codes[0]} {s}" for s in sentences]
-    with loaded.lock:
-        lengths = [len(ids) for ids in tokenizer(sentences, verbose=False)["input_ids"]]
-        inputs = tokenizer(sentences, padding=True, truncation=True, max_length=limit, return_tensors="pt")
-        kept = [
-            tokenizer.decode(ids, skip_special_tokens=True) if length > limit else None
-            for ids, length in zip(inputs["input_ids"], lengths, strict=True)
-        ]
-    return dict(inputs), kept
+    return tables.tokenized(sentences, loaded, loaded.model.config.max_position_embeddings)
 
 
 def forward(inputs: dict[str, torch.Tensor], loaded: Loaded) -> torch.Tensor:

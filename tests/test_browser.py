@@ -525,8 +525,13 @@ def test_translation_of_two_sentences_lets_one_be_chosen(page):
     expect(across.filter(has_text="weather")).to_have_count(0)
     expect_harmless(page)
 
+    field(panel, "Text").fill("")
+    run(panel)
+    expect_problem(panel, "There is no text yet")
+    expect(chooser).to_be_hidden()
     field(panel, "Text").fill("You like this house")
     run(panel)
+    expect_done(panel)
     expect(chooser).to_be_hidden()
     expect_answer(panel, r"\bmaison\b")
 

@@ -23,10 +23,12 @@ from components.hub import HubStatus
 from components.models import ModelManager
 from components.settings import Settings, parse
 
+IMPORTING = threading.Lock()  # see warm
+
 
 def create_manager(settings: Settings, hub: HubStatus) -> ModelManager:
     """The manager with the real sources, loader and device behind it. Imports torch only when used."""
-    from components.checkpoints import Checkpoint
+    from components.checkpoints import Checkpoint, Offer
     from components.device import best_device, best_dtype, free_memory
     from components.models import Loaded, load, weights_bytes
 
@@ -46,8 +48,12 @@ def create_manager(settings: Settings, hub: HubStatus) -> ModelManager:
             bytes_per_parameter=bytes_per_parameter(),
         )
 
+    def choose(offer: Offer, choice: str) -> tuple[Checkpoint, str]:
+        warm()
+        return sources.choose(offer, choice, settings.checkpoints, hub)
+
     return ModelManager(
-        choose=partial(sources.choose, policy=settings.checkpoints, reach=hub),
+        choose=choose,
         fetch=fetch,
         load=load_on_device,
         size=lambda folder: weights_bytes(folder, bytes_per_parameter()),
@@ -92,9 +98,14 @@ def create_app(models: ModelManager, settings: Settings, hub: HubStatus) -> gr.B
 
 
 def warm() -> None:
-    """Import what the first click needs, so that it does not have to wait for it."""
-    import torch  # noqa: F401
-    import transformers  # noqa: F401
+    """Import what the first click needs, so that it does not have to wait for it.
+
+    One thread at a time: Transformers puts another module into its own place while it is imported, and
+    a thread that asks for it meanwhile is left with the empty one.
+    """
+    with IMPORTING:
+        import torch  # noqa: F401
+        import transformers  # noqa: F401
 
 
 def main() -> None:

@@ -46,6 +46,8 @@ def theme() -> gr.themes.Base:
         block_shadow="none",
         button_primary_background_fill="*primary_700",
         button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_800",
         button_primary_text_color="white",
         body_background_fill="*neutral_50",
         body_text_color_subdued="*neutral_600",
@@ -321,8 +323,12 @@ def _begin(words: str) -> str:
 
 
 def _emptied(output: gr.components.Component) -> Any:
-    """What an output shows when there is no answer: nothing. What a visitor has chosen stays."""
-    if isinstance(output, gr.DownloadButton | gr.Dataframe):
+    """What an output shows when there is no answer: nothing. What a visitor has chosen stays.
+
+    A selector that was hidden to begin with, such as that of sentences, belongs to the answer.
+    """
+    selector = isinstance(output, gr.Dropdown) and not output.visible
+    if selector or isinstance(output, gr.DownloadButton | gr.Dataframe):
         return gr.update(value=None, visible=False)
     return gr.skip() if isinstance(output, gr.Radio | gr.Dropdown) else None
 
@@ -396,7 +402,9 @@ def counts(labels: Sequence[str]) -> str:
 
 def download(name: str, content: str) -> str:
     """A temporary file of that name for a download button; Gradio's cache deletes it after an hour."""
-    folder = Path(tempfile.mkdtemp(prefix="tour-"))
+    cache = Path(gr.utils.get_upload_folder())  # only what lies there is deleted
+    cache.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="tour-", dir=cache))
     path = folder / name
     path.write_text(content, encoding="utf-8")
     return str(path)

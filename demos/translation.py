@@ -282,9 +282,9 @@ def build(demo: Demo, models: ModelManager, settings: object) -> None:
         sentence = gr.Dropdown([], label="Sentence", visible=False)
         figure = gr.Plot(label="Attention", show_label=False)
         with gr.Accordion("Which attention", open=False), gr.Row():
-            kind = gr.Dropdown(list(KINDS), value=next(iter(KINDS)), label="Kind", min_width=120)
-            layer = gr.Dropdown([], label="Layer", min_width=80)
-            head = gr.Dropdown([MEAN], value=MEAN, label="Head", min_width=80)
+            kind = gr.Dropdown(list(KINDS), value=next(iter(KINDS)), label="Kind", scale=3, min_width=200)
+            layer = gr.Dropdown([], label="Layer", scale=1, min_width=80)
+            head = gr.Dropdown([MEAN], value=MEAN, label="Head", scale=2, min_width=140)
             special = gr.Checkbox(
                 False, label="Special tokens", info="Only with them does a row sum to 1.", min_width=80
             )

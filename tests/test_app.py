@@ -142,3 +142,14 @@ def test_the_readme_lists_every_setting_as_it_is():
     for field in fields(Settings):
         option = "--" + field.name.replace("_", "-")
         assert f"| `{option}` | `{field.metadata['env']}` | {field.metadata['help']} |" in readme
+
+
+def test_a_first_click_waits_until_transformers_is_imported(monkeypatch, models):
+    """Half imported, it has no AutoConfig; so each use of a model goes through `warm` first."""
+    import app
+    from demos import sentiment
+
+    warmed = []
+    monkeypatch.setattr(app, "warm", lambda: warmed.append("warm"))
+    with models.use(sentiment.OFFER, "starter"):
+        assert warmed == ["warm"]

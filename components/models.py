@@ -149,8 +149,7 @@ class ModelManager:
 
         try:
             folder = self._fetch(checkpoint, tell)
-            tell(Progress("waiting for another model to load"))
-            with self._one_load:
+            with self._alone(tell):
                 tell(Progress("loading weights"))
                 self._make_room(checkpoint, self._size(folder))
                 loaded = self._load(checkpoint, folder)
@@ -164,6 +163,17 @@ class ModelManager:
             slot.loaded = loaded
             self._changed.notify_all()
         return loaded
+
+    @contextmanager
+    def _alone(self, tell: Report) -> Iterator[None]:
+        """No other load goes on inside; says so where it has to wait for one."""
+        if not self._one_load.acquire(blocking=False):
+            tell(Progress("waiting for another model to load"))
+            self._one_load.acquire()
+        try:
+            yield
+        finally:
+            self._one_load.release()
 
     def _wait(self, slot: _Slot, report: Report) -> Loaded:
         """Wait for somebody else's load, passing its progress on."""

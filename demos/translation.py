@@ -286,7 +286,7 @@ def build(demo: Demo, models: ModelManager, settings: object) -> None:
             layer = gr.Dropdown([], label="Layer", scale=1, min_width=80)
             head = gr.Dropdown([MEAN], value=MEAN, label="Head", scale=2, min_width=140)
             special = gr.Checkbox(
-                False, label="Special tokens", info="Only with them does a row sum to 1.", min_width=80
+                False, label="Special tokens", info="Only with them does a row sum to 1.", min_width=220
             )
     selectors = [kind, layer, head, special]
 

@@ -436,7 +436,11 @@ def test_two_loads_never_overlap_and_the_second_visitor_is_told():
     models = world.manager()
     inside, most, guard = 0, 0, threading.Lock()
     all_fetched = threading.Barrier(4)
-    told: list[str] = []
+    another_waits = threading.Event()
+
+    def tell(progress: Progress) -> None:
+        if progress.stage == "waiting for another model to load":
+            another_waits.set()
 
     def together(checkpoint: Checkpoint, tell: Report) -> None:
         all_fetched.wait(WAIT)
@@ -446,21 +450,19 @@ def test_two_loads_never_overlap_and_the_second_visitor_is_told():
         with guard:
             inside += 1
             most = max(most, inside)
-        # Give the other threads every chance to come in.
-        for _ in range(50):
-            threading.Event().wait(0)
+        # The first load goes on until another thread has come to the door.
+        assert another_waits.wait(WAIT)
         with guard:
             inside -= 1
 
     world.before_fetch, world.before_load = together, count
 
     def work(i: int) -> int:
-        with models.use(OFFER, f"model {i}", lambda progress: told.append(progress.stage)) as loaded:
+        with models.use(OFFER, f"model {i}", tell) as loaded:
             return loaded.model(i)
 
     assert at_once(4, work) == [0, 2, 4, 6]
     assert most == 1
-    assert "waiting for another model to load" in told
 
 
 def test_downloads_of_two_models_do_overlap():

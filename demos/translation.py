@@ -281,13 +281,12 @@ def build(demo: Demo, models: ModelManager, settings: object) -> None:
         )
         sentence = gr.Dropdown([], label="Sentence", visible=False)
         figure = gr.Plot(label="Attention", show_label=False)
-        with gr.Accordion("Which attention", open=False), gr.Row():
-            kind = gr.Dropdown(list(KINDS), value=next(iter(KINDS)), label="Kind", scale=3, min_width=200)
-            layer = gr.Dropdown([], label="Layer", scale=1, min_width=80)
-            head = gr.Dropdown([MEAN], value=MEAN, label="Head", scale=2, min_width=140)
-            special = gr.Checkbox(
-                False, label="Special tokens", info="Only with them does a row sum to 1.", min_width=220
-            )
+        with gr.Accordion("Which attention", open=False):
+            with gr.Row():
+                kind = gr.Dropdown(list(KINDS), value=next(iter(KINDS)), label="Kind", scale=3, min_width=160)
+                layer = gr.Dropdown([], label="Layer", scale=1, min_width=80)
+                head = gr.Dropdown([MEAN], value=MEAN, label="Head", scale=2, min_width=140)
+            special = gr.Checkbox(False, label="Special tokens", info="Only with them does a row sum to 1.")
     selectors = [kind, layer, head, special]
 
     def act(

@@ -14,15 +14,19 @@ from functools import partial
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+# Gradio makes a table of its last 10,000 events after every single one, for a page that nobody opens here.
+os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = str(10**9)
 
 import gradio as gr
 
 import demos
 from components import sources, ui
 from components.hub import HubStatus
+from components.line import Line
 from components.models import ModelManager
 from components.settings import Settings, parse
 
+MOST_EVENTS = 1000  # of Gradio's at once; those that wait in our line among them
 IMPORTING = threading.Lock()  # see warm
 
 
@@ -84,16 +88,18 @@ def _header(where: str) -> str:
 
 def create_app(models: ModelManager, settings: Settings, hub: HubStatus) -> gr.Blocks:
     """The page: a header and one tab for each module in demos/."""
+    line = Line(settings.queue)
     with gr.Blocks(title="Transformer Tour", analytics_enabled=False, delete_cache=(3600, 3600)) as app:
         header = gr.HTML(_header("Starting …"))
         with gr.Tabs():
             for demo in demos.discover():
                 with gr.Tab(demo.title, id=demo.name):
-                    demo.build(demo, models, settings)
+                    demo.build(demo, models, settings, line)
         app.load(
             partial(masthead, settings, hub), None, header, show_progress="hidden", api_visibility="private"
         )
-    app.queue(default_concurrency_limit=4)
+    # Runs wait in a line of ours, which tells them their place.
+    app.queue(default_concurrency_limit=None)
     return app
 
 
@@ -126,6 +132,7 @@ def main() -> None:
             css_paths=ui.STYLE,
             head_paths=ui.SCRIPT,
             prevent_thread_lock=True,
+            max_threads=MOST_EVENTS,
             ssr_mode=False,
             footer_links=["api", "settings"],
         )

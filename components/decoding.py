@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from components.progress import Stopped, never
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +38,7 @@ def decode(
     input_ids: torch.Tensor,
     most: int,
     sampling: Sampling,
-    stopped: Callable[[], bool] = lambda: False,
+    stopped: Stopped = never,
 ) -> Iterator[list[int | None]]:
     """Continue a prompt `[sequences, length]`, all rows alike, by at most `most` tokens.
 

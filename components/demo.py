@@ -11,19 +11,24 @@ from components.device import device_name
 from components.models import Loaded
 
 if TYPE_CHECKING:
+    from components.line import Line
     from components.models import ModelManager
     from components.settings import Settings
 
 
 @dataclass(frozen=True)
 class Demo:
-    """One tab. name: in links and endpoints; task: what it is, in a sentence; build: draws it."""
+    """One tab. name: in links and endpoints; task: what it is, in a sentence; build: draws it.
+
+    at_once: runs of it that may go on together; further visitors wait in line.
+    """
 
     name: str
     title: str
     order: int
     task: str
-    build: Callable[[Demo, ModelManager, Settings], None]
+    build: Callable[[Demo, ModelManager, Settings, Line], None]
+    at_once: int = 64
 
 
 @dataclass(frozen=True)

@@ -19,3 +19,11 @@ class ModelLoadError(DemoError):
 
 class OutOfMemory(DemoError):
     """The device ran out of memory while the model was at work."""
+
+
+class Cancelled(DemoError):
+    """The visitor stopped the run before there was anything to show."""
+
+
+class Busy(DemoError):
+    """Too many visitors are waiting already."""

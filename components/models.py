@@ -15,16 +15,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from components.checkpoints import Checkpoint, Offer
 from components.errors import CheckpointError, DemoError, ModelLoadError, OutOfMemory
-from components.progress import Progress, Report, unreported
+from components.progress import Progress, Report, Stopped, never, unreported
+from components.turns import Turns
 
 if TYPE_CHECKING:
     import torch
 
 log = logging.getLogger("tour")
+T = TypeVar("T")
 
 WAITING = Progress("waiting")
 ACTIVATIONS = 1.2  # memory for a forward pass on top of the weights, as a factor
@@ -44,6 +46,22 @@ class Loaded:
     note: str = ""
     # Fast tokenizers keep truncation and padding as state: one thread at a time may set them.
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+    turns: Turns = field(default_factory=Turns, repr=False, compare=False)  # those of the device
+    _shared: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """This visitor's turn on the device, in inference mode. Short: one step, never across a yield."""
+        import torch
+
+        with self.turns, torch.inference_mode():
+            yield
+
+    def share(self, make: Callable[[Loaded], T]) -> T:
+        """What all visitors of this model use together, made by the first who asks: `make(loaded)`."""
+        if make not in self._shared:
+            self._shared.setdefault(make, make(self))
+        return self._shared[make]
 
 
 @dataclass(frozen=True)
@@ -98,7 +116,13 @@ class ModelManager:
         self._one_load = threading.Lock()
 
     @contextmanager
-    def use(self, offer: Offer, choice: str = "auto", report: Report = unreported) -> Iterator[Loaded]:
+    def use(
+        self,
+        offer: Offer,
+        choice: str = "auto",
+        report: Report = unreported,
+        stopped: Stopped = never,
+    ) -> Iterator[Loaded]:
         """Lend the model of what the visitor chose: "auto", "course", "starter" or a repository id.
 
         Raises CheckpointError or ModelLoadError if it cannot be had, OutOfMemory if the work inside

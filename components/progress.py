@@ -21,7 +21,13 @@ class Progress:
 
 
 Report = Callable[[Progress], None]
+Stopped = Callable[[], bool]  # whether the visitor has stopped the run or left
 
 
 def unreported(progress: Progress) -> None:
     """For callers who do not show progress."""
+
+
+def never() -> bool:
+    """For callers who cannot be stopped."""
+    return False

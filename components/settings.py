@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 POLICIES = ("auto", "hub", "starter")
+QUANTIZE = ("none", "int8")
 
 
 def _default_cache() -> Path:
@@ -31,6 +32,14 @@ def _amount(text: str) -> float:
     return value
 
 
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
+
+
+_count.__name__ = "number from 1 on"
 _number.__name__, _amount.__name__ = "number", "positive number"  # argparse shows these
 
 
@@ -64,8 +73,28 @@ class Settings:
     keep_alive: float = _setting(
         10.0,
         "TOUR_KEEP_ALIVE",
-        "minutes an idle model stays loaded; -1: until its memory is needed",
+        "minutes an idle model stays loaded; 0: not at all; -1: until its memory is needed",
         type=_number,
+    )
+    preload: str = _setting(
+        "",
+        "TOUR_PRELOAD",
+        "tabs whose model is loaded at the start and stays, with commas between them: sentiment,speech",
+    )
+    batch: int = _setting(
+        32,
+        "TOUR_BATCH",
+        "texts or pictures of several visitors that go through a model together",
+        type=_count,
+    )
+    queue: int = _setting(
+        64, "TOUR_QUEUE", "runs that may wait in line; further ones are refused", type=_count
+    )
+    quantize: str = _setting(
+        "none",
+        "TOUR_QUANTIZE",
+        "int8: linear layers of decoders in 8 bits on the CPU, smaller and faster",
+        choices=QUANTIZE,
     )
     max_audio_minutes: float = _setting(30.0, "TOUR_MAX_AUDIO_MINUTES", "longest audio taken", type=_amount)
     max_image_megapixels: float = _setting(
@@ -95,8 +124,10 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         parser.add_argument(option, default=default, help=f"{text} [{variable}]", **about)
     settings = Settings(**vars(parser.parse_args(arguments)))
     # argparse checks choices of options only, not of defaults that come from the environment.
-    if settings.checkpoints not in POLICIES:
-        parser.error(f"TOUR_CHECKPOINTS must be one of {', '.join(POLICIES)}, not {settings.checkpoints!r}")
+    for one in fields(Settings):
+        known, value = one.metadata.get("choices"), getattr(settings, one.name)
+        if known and value not in known:
+            parser.error(f"{one.metadata['env']} must be one of {', '.join(known)}, not {value!r}")
     return settings
 
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 import inspect
 import logging
 import secrets
 import tempfile
-import threading
-from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections import Counter, deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
+from contextlib import aclosing, contextmanager, suppress
 from functools import wraps
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import gradio as gr
@@ -21,14 +20,19 @@ from gradio.context import Context
 
 from components.checkpoints import Offer
 from components.demo import Demo, Status
-from components.errors import DemoError
-from components.progress import Progress
+from components.errors import Busy, Cancelled, DemoError
+from components.line import Line, Ticket
+from components.progress import Progress, Stopped
 
 log = logging.getLogger("tour")
 
 STYLE = Path(__file__).with_name("style.css")
 SCRIPT = Path(__file__).with_name("keys.html")
 INVITATION = "The answer appears here. An example is filled in: press Run."
+QUICK = 0.15  # seconds within which an answer comes without a waiting line before it
+BEAT = 1.0  # seconds from one look at a waiting visitor to the next: is the page still open?
+NOTHING_YET, FINISHED = object(), object()
+STOPPED = '<p class="line" role="status">Stopped.</p>'
 EMPTY = f'<p class="empty">{INVITATION}</p>'
 
 
@@ -62,9 +66,10 @@ def theme() -> gr.themes.Base:
 class Page:
     """The skeleton of a tab: what it is; inputs left, answer right; status, examples and endpoints."""
 
-    def __init__(self, demo: Demo, offer: Offer) -> None:
+    def __init__(self, demo: Demo, offer: Offer, line: Line) -> None:
         self.demo, self.offer = demo, offer
-        self._stops: dict[str, threading.Event] = {}
+        self._line = line
+        self._tickets: dict[str, Ticket] = {}  # by session
         gr.Markdown(demo.task, elem_classes="task")
         with gr.Row(equal_height=False):
             with gr.Column(scale=5, min_width=300):
@@ -119,27 +124,24 @@ class Page:
         act: Callable[..., Any],
         inputs: Sequence[gr.components.Component],
         outputs: Sequence[gr.components.Component],
-        stoppable: bool = False,
     ) -> None:
-        """Run `act(*input values, checkpoint, report[, stop])` on a click or Ctrl+Enter.
+        """Run `act(*input values, checkpoint, report, stopped)` on a click or Ctrl+Enter.
 
         It returns, or yields, a tuple of one value for each output and the Status; while a generator
-        is at work, None or its Progress instead. A DemoError is shown above the button and the app goes on.
+        is at work, None or its Progress instead. What it yields stands for all before it, of which some
+        may not be shown. A DemoError is shown above the button and the app goes on.
         """
-        if stoppable:
-            self._stop.visible = True
-            self._stop.click(self._stop_now, None, None, queue=False, api_visibility="private")
-            if isinstance(Context.root_block, gr.Blocks):
-                Context.root_block.unload(self._stop_now)
-        handler = self._handler(act, outputs, stoppable)
+        self._stop.click(self._stop_now, None, None, queue=False, api_visibility="private")
+        if isinstance(Context.root_block, gr.Blocks):
+            Context.root_block.unload(self._stop_now)
         gr.on(
             [self._run.click],
-            handler,
+            self._handler(act, outputs),
             [*inputs, self.checkpoint],
-            [*outputs, self.problem, self.status],
-            show_progress="minimal",
+            [*outputs, self._stop, self.problem, self.status],
+            show_progress="hidden",
             show_progress_on=[self.status],
-            concurrency_limit=4,
+            concurrency_limit=None,
             api_visibility="private",
         )
 
@@ -166,46 +168,47 @@ class Page:
 
     def _stop_now(self, request: gr.Request) -> None:
         """End what runs for this visitor: Stop was pressed, or the page was closed."""
-        if stop := self._stops.get(request.session_hash or ""):
-            stop.set()
+        if ticket := self._tickets.get(request.session_hash or ""):
+            self._line.leave(ticket)
 
     def _handler(
-        self, act: Callable[..., Any], outputs: Sequence[gr.components.Component], stoppable: bool
+        self, act: Callable[..., Any], outputs: Sequence[gr.components.Component]
     ) -> Callable[..., Any]:
         unchanged, emptied = (gr.skip(),) * len(outputs), tuple(map(_emptied, outputs))
+        hide_stop, show_stop = gr.update(visible=False), gr.update(visible=True)
 
-        def work(values: tuple[Any, ...], stop: threading.Event, told: SimpleQueue[Any]) -> None:
-            """Put what `act` gives and reports into `told`, a DemoError as well, and at last None."""
+        async def handler(request: gr.Request, *values: Any) -> AsyncIterator[tuple[Any, ...]]:
+            session = request.session_hash or ""
+            told, ticket = Told(), None
+            waiting = Progress("running")
             try:
-                with shown(self.demo.name):
-                    extra = (stop,) if stoppable else ()
-                    for step in _steps(act(*values, told.put, *extra)):
-                        told.put(step)
-            except DemoError as error:
-                told.put(error)
-            finally:
-                told.put(None)
-
-        def handler(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
-            stop, session = threading.Event(), request.session_hash or ""
-            told: SimpleQueue[Any] = SimpleQueue()
-            self._stops[session] = stop
-            yield (*unchanged, "", _waiting(Progress("running")))
-            # In a thread of its own, so that the page can be told of a download while it goes on.
-            threading.Thread(target=work, args=(values, stop, told), daemon=True).start()
-            try:
-                while (step := told.get()) is not None:
+                ticket = _start(self._line, self.demo, act, (*values, told.put), told)
+                self._tickets[session] = ticket
+                pause = QUICK
+                while (step := await told.next(pause)) is not FINISHED:
+                    pause = BEAT
                     if isinstance(step, DemoError):
-                        yield (*emptied, problem(str(step)), "")
-                    elif isinstance(step, Progress):
-                        yield (*unchanged, gr.skip(), _waiting(step))
+                        raise step
+                    if step is NOTHING_YET or isinstance(step, Progress):
+                        waiting = step if isinstance(step, Progress) else waiting
+                        place = self._line.place(ticket)
+                        shown_now = Progress(f"waiting in line, number {place}") if place else waiting
+                        yield (*unchanged, show_stop, "", _waiting(shown_now))
                     else:
                         *answer, status = step
-                        yield (*answer, "", _status(status))
+                        at_work = status is None or isinstance(status, Progress)
+                        yield (*answer, show_stop if at_work else hide_stop, "", _status(status))
+                if ticket.stop.is_set():  # before it had anything to show
+                    yield (*unchanged, hide_stop, "", gr.skip() if told.answered else STOPPED)
+            except Cancelled:
+                yield (*unchanged, hide_stop, "", STOPPED)
+            except DemoError as error:
+                yield (*emptied, hide_stop, problem(str(error)), "")
             finally:
-                stop.set()
-                if self._stops.get(session) is stop:
-                    del self._stops[session]
+                if ticket:
+                    self._line.leave(ticket)
+                    if self._tickets.get(session) is ticket:
+                        del self._tickets[session]
 
         return handler
 
@@ -217,17 +220,64 @@ class Page:
     ) -> None:
         """A named, documented endpoint: its name, parameters and description are those of `call`.
 
-        The components give the types and defaults; they are not shown. An error reaches the client
-        as the sentence a visitor would read.
+        `call` takes `stopped` besides, which clients do not see. The components give the types and
+        defaults; they are not shown. An error reaches the client as the sentence a visitor would read.
         """
         gr.on(
             [gr.Button(visible=False).click],
-            _for_clients(call, self.demo.name),
+            _for_clients(call, self._line, self.demo),
             list(inputs),
             list(outputs),
             api_name=call.__name__,
-            concurrency_limit=4,
+            concurrency_limit=None,
         )
+
+
+class Told:
+    """What a run in another thread has told so far, for the event loop that it was made in."""
+
+    def __init__(self) -> None:
+        self._loop, self._arrived = asyncio.get_running_loop(), asyncio.Event()
+        self._steps: deque[Any] = deque()
+        self.answered = False
+
+    def put(self, step: Any) -> None:
+        """From any thread. An answer takes the place of one that was not shown yet."""
+        self._steps.append(step)
+        # A closed loop has nobody to tell.
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._arrived.set)
+
+    async def next(self, pause: float | None) -> Any:
+        """The next step, or NOTHING_YET after so many seconds. Of several answers only the last."""
+        if not self._steps:
+            self._arrived.clear()
+            if not self._steps:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._arrived.wait(), pause)
+        if not self._steps:
+            return NOTHING_YET
+        step = self._steps.popleft()
+        while self._steps and type(self._steps[0]) is type(step) and isinstance(step, tuple | Progress):
+            step = self._steps.popleft()
+        self.answered = self.answered or isinstance(step, tuple)
+        return step
+
+
+def _start(line: Line, demo: Demo, act: Callable[..., Any], values: tuple[Any, ...], told: Told) -> Ticket:
+    """Enter the line with `act`, which tells each step, a DemoError as well, and at last FINISHED."""
+
+    def work(stopped: Stopped) -> None:
+        try:
+            with shown(demo.name):
+                for step in _steps(act(*values, stopped)):
+                    told.put(step)
+        except DemoError as error:
+            told.put(error)
+        finally:
+            told.put(FINISHED)
+
+    return line.enter(demo.name, demo.at_once, work)
 
 
 def hidden(kind: type[gr.components.Component], label: str, **options: Any) -> Any:
@@ -270,33 +320,50 @@ def shown(name: str) -> Iterator[None]:
         ) from error
 
 
-def _for_clients(call: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """The same function with a DemoError made one that Gradio hands to the client."""
-    if inspect.isgeneratorfunction(call):
+def _for_clients(call: Callable[..., Any], line: Line, demo: Demo) -> Callable[..., Any]:
+    """The same function, done in its line, with a DemoError made one that Gradio hands to the client."""
 
-        @wraps(call)
-        def stream(*values: Any, **named: Any) -> Iterator[Any]:
-            try:
-                with shown(name):
-                    yield from call(*values, **named)
-            except DemoError as error:
-                raise gr.Error(str(error), print_exception=False) from error
+    async def steps(*values: Any) -> AsyncGenerator[Any]:
+        told, ticket = Told(), None
 
-        return stream
+        def act(*values: Any) -> Any:
+            *given, stopped = values
+            return call(*given, stopped=stopped)
+
+        try:
+            ticket = _start(line, demo, act, values, told)
+            while (step := await told.next(None)) is not FINISHED:
+                if isinstance(step, DemoError):
+                    raise gr.Error(str(step), print_exception=False) from step
+                yield step
+        except Busy as error:
+            raise gr.Error(str(error), print_exception=False) from error
+        finally:
+            if ticket:
+                line.leave(ticket)
+
+    signature = inspect.signature(call)
+    seen = [parameter for parameter in signature.parameters.values() if parameter.name != "stopped"]
 
     @wraps(call)
-    def once(*values: Any, **named: Any) -> Any:
-        try:
-            with shown(name):
-                return call(*values, **named)
-        except DemoError as error:
-            raise gr.Error(str(error), print_exception=False) from error
+    async def stream(*values: Any) -> AsyncIterator[Any]:
+        async with aclosing(steps(*values)) as answers:
+            async for answer in answers:
+                yield answer
 
-    return once
+    @wraps(call)
+    async def once(*values: Any) -> Any:
+        async with aclosing(steps(*values)) as answers:
+            async for answer in answers:
+                return answer
+
+    client: Any = stream if inspect.isgeneratorfunction(call) else once
+    client.__signature__ = signature.replace(parameters=seen)
+    return client
 
 
-def _steps(answer: Any) -> Iterator[tuple[Any, ...]]:
-    """The tuples of a generator, or the one tuple that was returned."""
+def _steps(answer: Any) -> Iterator[Any]:
+    """What a generator yields, or the one answer that was returned."""
     if isinstance(answer, Generator):
         yield from answer
     else:

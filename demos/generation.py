@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -15,8 +14,9 @@ from components.checkpoints import Checkpoint, Hub, Offer, Recipe
 from components.decoding import Sampling, decode
 from components.demo import Demo, Status, status_of
 from components.errors import InputError
+from components.line import Line
 from components.models import Loaded, ModelManager
-from components.progress import Report, unreported
+from components.progress import Report, Stopped, never, unreported
 from components.wheels import SMOLLM2
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def _positions(loaded: Loaded) -> int:
 
 
 def forward(
-    ids: torch.Tensor, request: Request, loaded: Loaded, stopped: Callable[[], bool]
+    ids: torch.Tensor, request: Request, loaded: Loaded, stopped: Stopped
 ) -> Iterator[list[int | None]]:
     """The next token of each sequence, step by step; None for a sequence that has ended."""
     yield from decode(loaded.model, ids.to(loaded.device), request.most, request.sampling, stopped)
@@ -175,10 +175,10 @@ def run(
     choice: str,
     models: ModelManager,
     report: Report = unreported,
-    stopped: Callable[[], bool] = lambda: False,
+    stopped: Stopped = never,
 ) -> Iterator[Result]:
     """Continue a prompt; yields after each token, and once more with the status."""
-    with models.use(OFFER, choice, report) as loaded:
+    with models.use(OFFER, choice, report, stopped) as loaded:
         started = time.perf_counter()
         ids, kept = preprocess(request, loaded)
         prompt = ids[0].tolist()
@@ -201,8 +201,8 @@ def run(
         yield Result(postprocess(prompt, tokens, loaded, complete=True), count, chat, status)
 
 
-def build(demo: Demo, models: ModelManager, settings: object) -> None:
-    page = ui.Page(demo, OFFER)
+def build(demo: Demo, models: ModelManager, settings: object, line: Line) -> None:
+    page = ui.Page(demo, OFFER, line)
     with page.inputs():
         prompt = gr.Textbox(PROMPT, label="Prompt", lines=3, max_lines=12)
         mode = gr.Radio(
@@ -228,9 +228,9 @@ def build(demo: Demo, models: ModelManager, settings: object) -> None:
     knobs = [prompt, most, sequences, temperature, top_k, top_p, penalty, seed, mode]
 
     def act(*values: Any) -> Iterator[tuple[Any, ...]]:
-        *asked, choice, report, stop = values
+        *asked, choice, report, stopped = values
         request = validate(*asked)
-        for result in run(request, choice, models, report, stop.is_set):
+        for result in run(request, choice, models, report, stopped):
             lead = request.prompt if request.mode == "completion" else ""
             yield (
                 ui.sequences(lead, result.sequences),
@@ -238,7 +238,7 @@ def build(demo: Demo, models: ModelManager, settings: object) -> None:
                 result.status,
             )
 
-    page.runs(act, knobs, [answer, mode], stoppable=True)
+    page.runs(act, knobs, [answer, mode])
     page.examples(EXAMPLES, [prompt])
 
     def generate(
@@ -250,15 +250,12 @@ def build(demo: Demo, models: ModelManager, settings: object) -> None:
         top_p: float = 0.95,
         seed: int = 0,
         checkpoint: str = "auto",
+        stopped: Stopped = never,
     ) -> Iterator[dict[str, list[str]]]:
         """Continuations of a prompt, streamed; `sequences` holds them without it. Temperature 0 is greedy."""
         request = validate(prompt, max_new_tokens, num_return_sequences, temperature, top_k, top_p, 1.0, seed)
-        stop = Event()
-        try:
-            for result in run(request, checkpoint, models, unreported, stop.is_set):
-                yield {"sequences": list(result.sequences)}
-        finally:
-            stop.set()
+        for result in run(request, checkpoint, models, unreported, stopped):
+            yield {"sequences": list(result.sequences)}
 
     page.endpoint(
         generate,

@@ -13,9 +13,10 @@ from components import ui
 from components.checkpoints import Checkpoint, Hub, Offer, Recipe
 from components.demo import Demo, Status, status_of
 from components.errors import InputError
+from components.line import Line
 from components.models import Loaded, ModelManager
 from components.pictures import read_picture
-from components.progress import Report, unreported
+from components.progress import Report, Stopped, never, unreported
 from components.wheels import EFFICIENTNET
 
 if TYPE_CHECKING:
@@ -91,11 +92,12 @@ def run(
     choice: str,
     models: ModelManager,
     report: Report = unreported,
+    stopped: Stopped = never,
     most_megapixels: float = 50,
 ) -> Result:
     """Name what is in a picture."""
     image, most = validate(path, top_k, most_megapixels)
-    with models.use(OFFER, choice, report) as loaded:
+    with models.use(OFFER, choice, report, stopped) as loaded:
         started = time.perf_counter()
         logits = forward(preprocess(image, loaded.processor), loaded)
         scores = postprocess(logits, most, loaded.model.config)
@@ -103,8 +105,8 @@ def run(
         return Result(scores, status_of(loaded, started, remarks))
 
 
-def build(demo: Demo, models: ModelManager, settings: Settings) -> None:
-    page = ui.Page(demo, OFFER)
+def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> None:
+    page = ui.Page(demo, OFFER, line)
     examples = [gr.media.get_image(name) for name in EXAMPLES]
     with page.inputs():
         image = ui.as_uploaded(
@@ -122,16 +124,21 @@ def build(demo: Demo, models: ModelManager, settings: Settings) -> None:
     with page.results():
         answer = gr.HTML(ui.EMPTY, label="Labels and probabilities")
 
-    def act(path: str | None, top_k: int, choice: str, report: Report) -> tuple[str, Status]:
-        result = run(path, top_k, choice, models, report, settings.max_image_megapixels)
+    def act(
+        path: str | None, top_k: int, choice: str, report: Report, stopped: Stopped
+    ) -> tuple[str, Status]:
+        result = run(path, top_k, choice, models, report, stopped, settings.max_image_megapixels)
         return ui.bars(result.scores, most=20), result.status
 
     page.runs(act, [image, top_k], [answer])
     page.examples([[example] for example in examples], [image])
 
-    def classify_image(image: str, top_k: int = TOP_K, checkpoint: str = "auto") -> dict[str, float]:
+    def classify_image(
+        image: str, top_k: int = TOP_K, checkpoint: str = "auto", stopped: Stopped = never
+    ) -> dict[str, float]:
         """The top_k labels of a picture with their probabilities."""
-        scores = run(image, top_k, checkpoint, models, most_megapixels=settings.max_image_megapixels).scores
+        limit = settings.max_image_megapixels
+        scores = run(image, top_k, checkpoint, models, stopped=stopped, most_megapixels=limit).scores
         # ImageNet has two cranes: of labels of the same name the likeliest stays.
         return dict(reversed(scores))
 

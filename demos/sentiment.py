@@ -15,8 +15,9 @@ from components import tables, ui
 from components.checkpoints import Bundled, Checkpoint, Hub, Offer, Recipe
 from components.demo import Demo, Status, status_of
 from components.errors import InputError
+from components.line import Line
 from components.models import Loaded, ModelManager
-from components.progress import Report, unreported
+from components.progress import Report, Stopped, never, unreported
 from components.wheels import MINILM
 
 if TYPE_CHECKING:
@@ -123,11 +124,12 @@ def run(
     choice: str,
     models: ModelManager,
     report: Report = unreported,
+    stopped: Stopped = never,
     file: str | None = None,
 ) -> Result:
     """Classify one text or many. Similar lengths go through the model together."""
     texts = validate(text, file)
-    with models.use(OFFER, choice, report) as loaded:
+    with models.use(OFFER, choice, report, stopped) as loaded:
         started = time.perf_counter()
         rows: list[Scored | None] = [None] * len(texts)
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
@@ -155,8 +157,8 @@ def to_csv(rows: tuple[Scored, ...]) -> str:
     return out.getvalue()
 
 
-def build(demo: Demo, models: ModelManager, settings: object) -> None:
-    page = ui.Page(demo, OFFER)
+def build(demo: Demo, models: ModelManager, settings: object, line: Line) -> None:
+    page = ui.Page(demo, OFFER, line)
     with page.inputs():
         text = gr.Textbox(
             EXAMPLES[0],
@@ -173,8 +175,8 @@ def build(demo: Demo, models: ModelManager, settings: object) -> None:
         table = gr.Dataframe(label="All texts", visible=False, interactive=False, wrap=True)
         download = gr.DownloadButton("Download as CSV", visible=False)
 
-    def act(text: str, file: str | None, choice: str, report: Report) -> tuple[Any, ...]:
-        result = run(text, choice, models, report, file)
+    def act(text: str, file: str | None, choice: str, report: Report, stopped: Stopped) -> tuple[Any, ...]:
+        result = run(text, choice, models, report, stopped, file)
         if len(result.rows) == 1:
             hide = gr.update(visible=False)
             return ui.bars(result.rows[0].scores), hide, hide, result.status
@@ -186,9 +188,9 @@ def build(demo: Demo, models: ModelManager, settings: object) -> None:
     page.runs(act, [text, file], [answer, table, download])
     page.examples([[example] for example in (*EXAMPLES, "\n".join(EXAMPLES))], [text])
 
-    def sentiment(text: str, checkpoint: str = "auto") -> dict[str, float]:
+    def sentiment(text: str, checkpoint: str = "auto", stopped: Stopped = never) -> dict[str, float]:
         """Labels of one text with their probabilities."""
-        result = run(" ".join((text or "").split()), checkpoint, models)
+        result = run(" ".join((text or "").split()), checkpoint, models, stopped=stopped)
         # Of two labels of the same name the likelier one stays.
         return dict(reversed(result.rows[0].scores))
 

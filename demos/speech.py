@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,9 @@ from components.audio import Audio
 from components.checkpoints import Checkpoint, Hub, Offer, Recipe
 from components.demo import Demo, Status, status_of
 from components.errors import InputError
+from components.line import Line
 from components.models import Loaded, ModelManager
-from components.progress import Progress, Report, unreported
+from components.progress import Progress, Report, Stopped, never, unreported
 from components.transcripts import Segment
 from components.wheels import WHISPER
 
@@ -84,7 +85,7 @@ def forward(
     language: str | None,
     task: str,
     loaded: Loaded,
-    stopped: Callable[[], bool],
+    stopped: Stopped,
 ) -> Iterator[whisper.Piece]:
     """One piece for each window of up to 30 s; its log-Mel spectrogram is made on the way."""
     yield from whisper.transcribe(
@@ -115,13 +116,13 @@ def run(
     choice: str,
     models: ModelManager,
     report: Report = unreported,
-    stopped: Callable[[], bool] = lambda: False,
+    stopped: Stopped = never,
     limit_minutes: float = 30,
 ) -> Iterator[Result]:
     """Write down a recording; yields after each window, and once more with the status."""
     recording = validate(path, timestamps, task, limit_minutes)
     code = None if language in (None, "", DETECT) else language
-    with models.use(OFFER, choice, report) as loaded:
+    with models.use(OFFER, choice, report, stopped) as loaded:
         started = time.perf_counter()
         known = whisper.languages(loaded.model)
         pieces: list[whisper.Piece] = []
@@ -154,8 +155,8 @@ def _remarks(
     return tuple(remarks)
 
 
-def build(demo: Demo, models: ModelManager, settings: Settings) -> None:
-    page = ui.Page(demo, OFFER)
+def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> None:
+    page = ui.Page(demo, OFFER, line)
     with page.inputs():
         sound = gr.Audio(
             str(CLIP),
@@ -194,11 +195,11 @@ def build(demo: Demo, models: ModelManager, settings: Settings) -> None:
         task: str,
         choice: str,
         report: Report,
-        stop: Any,
+        stopped: Stopped,
     ) -> Iterator[tuple[Any, ...]]:
         same = (gr.skip(),) * (len(files) + 1)
         for result in run(
-            path, timestamps, language, task, choice, models, report, stop.is_set, settings.max_audio_minutes
+            path, timestamps, language, task, choice, models, report, stopped, settings.max_audio_minutes
         ):
             shown = ui.timed_lines([(s.text, s.start, s.end) for s in result.segments])
             if result.status is None:
@@ -212,15 +213,21 @@ def build(demo: Demo, models: ModelManager, settings: Settings) -> None:
             choices = [(DETECT, DETECT), *((name, code) for code, name in result.languages.items())]
             yield result.text, shown, *buttons, gr.update(choices=choices), result.status
 
-    page.runs(act, [sound, timestamps, language, task], [answer, timed, *files, language], stoppable=True)
+    page.runs(act, [sound, timestamps, language, task], [answer, timed, *files, language])
     page.examples([[str(CLIP)], [gr.media.get_audio("cate_blanch.mp3")]], [sound])
 
     def transcribe(
-        audio: str, timestamps: str = "none", task: str = "transcribe", checkpoint: str = "auto"
+        audio: str,
+        timestamps: str = "none",
+        task: str = "transcribe",
+        checkpoint: str = "auto",
+        stopped: Stopped = never,
     ) -> tuple[str, list[dict[str, Any]]]:
         """The transcript of a recording, and its segments or words with start and end in seconds."""
         limit = settings.max_audio_minutes
-        *_, last = run(audio, timestamps, None, task, checkpoint, models, limit_minutes=limit)
+        *_, last = run(
+            audio, timestamps, None, task, checkpoint, models, stopped=stopped, limit_minutes=limit
+        )
         return last.text, [{"text": s.text, "start": s.start, "end": s.end} for s in last.segments]
 
     page.endpoint(

@@ -15,8 +15,9 @@ from components.checkpoints import Bundled, Checkpoint, Hub, Offer, Recipe
 from components.demo import Demo, Status, status_of
 from components.errors import InputError
 from components.figures import attention_heatmap
+from components.line import Line
 from components.models import Loaded, ModelManager
-from components.progress import Report, unreported
+from components.progress import Report, Stopped, never, unreported
 from components.sentences import split_sentences
 
 if TYPE_CHECKING:
@@ -165,10 +166,12 @@ def postprocess(
     return done
 
 
-def run(text: str | None, choice: str, models: ModelManager, report: Report = unreported) -> Result:
+def run(
+    text: str | None, choice: str, models: ModelManager, report: Report = unreported, stopped: Stopped = never
+) -> Result:
     """Translate a text sentence by sentence; similar lengths go through the model together."""
     paragraphs = validate(text)
-    with models.use(OFFER, choice, report) as loaded:
+    with models.use(OFFER, choice, report, stopped) as loaded:
         started = time.perf_counter()
         flat = [sentence for row in paragraphs for sentence in row]
         done: dict[int, Sentence] = {}
@@ -199,11 +202,17 @@ def _remarks(loaded: Loaded, cut: list[str]) -> tuple[str, ...]:
     return tuple(remarks)
 
 
-def attend(sentence: Sentence, choice: str, models: ModelManager, report: Report = unreported) -> Attention:
+def attend(
+    sentence: Sentence,
+    choice: str,
+    models: ModelManager,
+    report: Report = unreported,
+    stopped: Stopped = never,
+) -> Attention:
     """The attention behind a translation: one teacher-forced pass over the ids that were generated."""
     import torch
 
-    with models.use(OFFER, choice, report) as loaded:
+    with models.use(OFFER, choice, report, stopped) as loaded:
         source = torch.tensor([sentence.source_ids], device=loaded.device)
         # The last token is written but never read.
         fed = torch.tensor([sentence.target_ids[:-1] or sentence.target_ids], device=loaded.device)
@@ -264,8 +273,8 @@ def language_name(code: str) -> str:
     return LANGUAGES[code].title() if code in LANGUAGES else code
 
 
-def build(demo: Demo, models: ModelManager, settings: object) -> None:
-    page = ui.Page(demo, OFFER)
+def build(demo: Demo, models: ModelManager, settings: object, line: Line) -> None:
+    page = ui.Page(demo, OFFER, line)
     with page.inputs():
         text = gr.Textbox(
             EXAMPLES[0],
@@ -290,12 +299,19 @@ def build(demo: Demo, models: ModelManager, settings: object) -> None:
     selectors = [kind, layer, head, special]
 
     def act(
-        text: str, kind: str, layer: int | None, head: str | int, special: bool, choice: str, report: Report
+        text: str,
+        kind: str,
+        layer: int | None,
+        head: str | int,
+        special: bool,
+        choice: str,
+        report: Report,
+        stopped: Stopped,
     ) -> tuple[Any, ...]:
-        result = run(text, choice, models, report)
+        result = run(text, choice, models, report, stopped)
         # By its name, so that it is the same one even if the hub comes or goes in between.
         choice = result.status.checkpoint
-        first = attend(result.sentences[0], choice, models)
+        first = attend(result.sentences[0], choice, models, report, stopped)
         layers, heads = first.encoder.shape[:2]
         options = [(f"{i}: {s.source[:60]}", i - 1) for i, s in enumerate(result.sentences, 1)]
         pair = " to ".join(language_name(code) for code in result.pair)
@@ -335,11 +351,13 @@ def build(demo: Demo, models: ModelManager, settings: object) -> None:
     page.changes(sentence, other_sentence, [result_state, sentence, *selectors], [attention_state, figure])
     page.examples([[example] for example in EXAMPLES], [text])
 
-    def translate(text: str, checkpoint: str = "auto") -> tuple[str, Any]:
+    def translate(text: str, checkpoint: str = "auto", stopped: Stopped = never) -> tuple[str, Any]:
         """The translation of a text, and the heatmap of its first sentence: encoder self-attention of the
         last layer, averaged over heads."""
-        result = run(text, checkpoint, models)
-        return result.text, draw(attend(result.sentences[0], result.status.checkpoint, models))
+        result = run(text, checkpoint, models, stopped=stopped)
+        return result.text, draw(
+            attend(result.sentences[0], result.status.checkpoint, models, stopped=stopped)
+        )
 
     page.endpoint(
         translate,

@@ -15,8 +15,9 @@ from components import tables, ui
 from components.checkpoints import Checkpoint, Hub, Offer, Recipe
 from components.demo import Demo, Status, status_of
 from components.errors import InputError
+from components.line import Line
 from components.models import Loaded, ModelManager
-from components.progress import Report, unreported
+from components.progress import Report, Stopped, never, unreported
 from components.wheels import MINILM
 
 if TYPE_CHECKING:
@@ -213,10 +214,11 @@ def run(
     choice: str,
     models: ModelManager,
     report: Report = unreported,
+    stopped: Stopped = never,
 ) -> Result:
     """Score each label for the text."""
     request = validate(text, labels, template, multi_label)
-    with models.use(OFFER, choice, report) as loaded:
+    with models.use(OFFER, choice, report, stopped) as loaded:
         started = time.perf_counter()
         inputs, kept = preprocess(request, loaded)
         output = forward(inputs, loaded)
@@ -239,8 +241,8 @@ def _method(loaded: Loaded, multi_label: bool) -> str:
     return f"Scores: softmax of the similarities of text and label sentences, at temperature {TEMPERATURE}."
 
 
-def build(demo: Demo, models: ModelManager, settings: object) -> None:
-    page = ui.Page(demo, OFFER)
+def build(demo: Demo, models: ModelManager, settings: object, line: Line) -> None:
+    page = ui.Page(demo, OFFER, line)
     with page.inputs():
         text = gr.Textbox(TEXT, label="Text", lines=3, max_lines=12)
         labels = gr.Textbox(LABELS, label="Candidate labels", info="With commas between them.")
@@ -260,9 +262,15 @@ def build(demo: Demo, models: ModelManager, settings: object) -> None:
     )
 
     def act(
-        text: str, labels: str, multi_label: bool, template: str, choice: str, report: Report
+        text: str,
+        labels: str,
+        multi_label: bool,
+        template: str,
+        choice: str,
+        report: Report,
+        stopped: Stopped,
     ) -> tuple[str, Status]:
-        result = run(text, labels, multi_label, template, choice, models, report)
+        result = run(text, labels, multi_label, template, choice, models, report, stopped)
         return ui.bars(result.scores), result.status
 
     page.runs(act, [text, labels, multi_label, template], [answer])
@@ -274,9 +282,13 @@ def build(demo: Demo, models: ModelManager, settings: object) -> None:
         multi_label: bool = False,
         hypothesis_template: str = TEMPLATE,
         checkpoint: str = "auto",
+        stopped: Stopped = never,
     ) -> dict[str, float]:
         """Scores of candidate labels (comma separated) for a text; hypothesis_template holds one {}."""
-        return dict(run(text, candidate_labels, multi_label, hypothesis_template, checkpoint, models).scores)
+        result = run(
+            text, candidate_labels, multi_label, hypothesis_template, checkpoint, models, stopped=stopped
+        )
+        return dict(result.scores)
 
     page.endpoint(
         zero_shot,

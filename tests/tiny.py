@@ -5,7 +5,9 @@ Weights are drawn wide, so that different inputs give clearly different answers.
 
 from __future__ import annotations
 
+import asyncio
 import atexit
+import inspect
 import json
 import shutil
 import tempfile
@@ -17,6 +19,7 @@ from typing import Any
 
 from components.checkpoints import Checkpoint, Hub, Offer, Recipe
 from components.demo import Demo
+from components.line import Line
 from components.models import Loaded, ModelManager, load, weights_bytes
 from components.settings import Settings
 
@@ -377,7 +380,7 @@ def tab(demo: Demo, models: ModelManager, **settings: Any) -> Tab:
     import gradio as gr
 
     with gr.Blocks() as app:
-        demo.build(demo, models, Settings(**settings))
+        demo.build(demo, models, Settings(**settings), Line())
     return Tab(app)
 
 
@@ -388,14 +391,27 @@ class Tab:
         self.app = app
 
     def endpoint(self, name: str) -> Any:
-        return next(fn.fn for fn in self.app.fns.values() if fn.api_name == name)
+        call = next(fn.fn for fn in self.app.fns.values() if fn.api_name == name)
+
+        async def answer(*values: Any) -> Any:
+            if inspect.isasyncgenfunction(call):
+                return [step async for step in call(*values)]
+            return await call(*values)
+
+        return lambda *values: asyncio.run(answer(*values))
 
     def press(
         self, *values: Any, checkpoint: str = "auto", session: str = "visitor"
     ) -> list[tuple[Any, ...]]:
-        """All that the Run button's handler yields: outputs, the problem and the status line."""
+        """What the Run button's handler yields: outputs, the problem and the status line, no Stop button."""
         (run,) = [fn for fn in self.app.fns.values() if fn.name == "handler" and fn.show_progress_on]
-        return list(run.fn(SimpleNamespace(session_hash=session), *values, checkpoint))
+
+        async def collect() -> list[tuple[Any, ...]]:
+            request = SimpleNamespace(session_hash=session)
+            steps = [step async for step in run.fn(request, *values, checkpoint)]
+            return [(*step[:-3], *step[-2:]) for step in steps]
+
+        return asyncio.run(collect())
 
     def pick(self, *values: Any) -> list[Any]:
         """What each selector that redraws something answers to these inputs."""

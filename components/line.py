@@ -1,0 +1,118 @@
+"""Line: which visitors' runs are under way, who waits, and at which place?
+
+Each tab has a number of runs that may go on at once; further ones wait in the order of asking, so that
+one busy tab holds up no other. A run has a thread for as long as it lasts, and none while it waits.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+
+from components.errors import Busy
+from components.progress import Stopped
+
+log = logging.getLogger("tour")
+
+Work = Callable[[Stopped], None]
+
+
+class Ticket:
+    """One run: `stop` asks it to end; `place` is 0 from its beginning on."""
+
+    def __init__(self, lane: str, work: Work) -> None:
+        self.lane, self.work = lane, work
+        self.stop = threading.Event()
+        self.done = threading.Event()
+
+
+class Line:
+    """Starts runs at once or when their tab has room for them. most: how many may wait in all."""
+
+    def __init__(self, most: int = 64) -> None:
+        self.most = most
+        self._waiting: dict[str, deque[Ticket]] = {}
+        self._running: Counter[str] = Counter()
+        self._tickets: set[Ticket] = set()
+        self._guard = threading.Lock()
+        self._closing = False
+
+    def enter(self, lane: str, at_once: int, work: Work) -> Ticket:
+        """Have `work(stopped)` done in a thread, at most `at_once` of that lane together.
+
+        `work` answers for its own errors. Raises Busy if the line is full or the app is shutting down.
+        """
+        ticket = Ticket(lane, work)
+        with self._guard:
+            if self._closing:
+                raise Busy("The app is shutting down. Try again in a minute.")
+            start = self._running[lane] < at_once
+            if not start:
+                if (ahead := sum(map(len, self._waiting.values()))) >= self.most:
+                    raise Busy(
+                        f"Many people are here: {ahead} runs are waiting already, and no more are taken. "
+                        "Try again in a minute."
+                    )
+                self._waiting.setdefault(lane, deque()).append(ticket)
+            else:
+                self._running[lane] += 1
+            self._tickets.add(ticket)
+        if start:
+            threading.Thread(target=self._serve, args=(ticket,), name=f"run-{lane}", daemon=True).start()
+        return ticket
+
+    def place(self, ticket: Ticket) -> int:
+        """1 for the next of its lane, 0 when it runs or is done."""
+        with self._guard:
+            waiting = self._waiting.get(ticket.lane, ())
+            return waiting.index(ticket) + 1 if ticket in waiting else 0
+
+    def leave(self, ticket: Ticket) -> None:
+        """End it: what runs is asked to stop, what waits is forgotten."""
+        ticket.stop.set()
+        with self._guard:
+            waiting = self._waiting.get(ticket.lane, deque())
+            if ticket in waiting:
+                waiting.remove(ticket)
+                self._finish(ticket)
+
+    def counts(self) -> tuple[int, int]:
+        """How many run and how many wait."""
+        with self._guard:
+            return self._running.total(), sum(map(len, self._waiting.values()))
+
+    def close(self, patience: float) -> bool:
+        """Take nobody new and let those who are here finish; after `patience` seconds ask them to stop.
+
+        Whether all finished of their own accord.
+        """
+        with self._guard:
+            self._closing = True
+            left = list(self._tickets)
+        until = time.monotonic() + patience
+        finished = all([ticket.done.wait(max(0.0, until - time.monotonic())) for ticket in left])
+        for ticket in left:
+            self.leave(ticket)
+        return finished
+
+    def _serve(self, ticket: Ticket) -> None:
+        """Run this one, and then whoever waits in its lane, until nobody does."""
+        following: Ticket | None = ticket
+        while following is not None:
+            try:
+                following.work(following.stop.is_set)
+            except Exception:
+                log.exception("a run of %s ended in an error that it should have answered for", ticket.lane)
+            with self._guard:
+                self._finish(following)
+                waiting = self._waiting.get(ticket.lane)
+                following = waiting.popleft() if waiting else None
+                if following is None:
+                    self._running[ticket.lane] -= 1
+
+    def _finish(self, ticket: Ticket) -> None:
+        self._tickets.discard(ticket)
+        ticket.done.set()

@@ -21,7 +21,7 @@ Work = Callable[[Stopped], None]
 
 
 class Ticket:
-    """One run: `stop` asks it to end; `place` is 0 from its beginning on."""
+    """One run. stop: it is asked to end; done: it has ended, or will never begin."""
 
     def __init__(self, lane: str, work: Work) -> None:
         self.lane, self.work = lane, work
@@ -70,14 +70,16 @@ class Line:
             waiting = self._waiting.get(ticket.lane, ())
             return waiting.index(ticket) + 1 if ticket in waiting else 0
 
-    def leave(self, ticket: Ticket) -> None:
-        """End it: what runs is asked to stop, what waits is forgotten."""
+    def leave(self, ticket: Ticket) -> bool:
+        """End it: what runs is asked to stop, what waits is forgotten. Whether it was waiting."""
         ticket.stop.set()
         with self._guard:
             waiting = self._waiting.get(ticket.lane, deque())
-            if ticket in waiting:
-                waiting.remove(ticket)
-                self._finish(ticket)
+            if ticket not in waiting:
+                return False
+            waiting.remove(ticket)
+            self._finish(ticket)
+            return True
 
     def counts(self) -> tuple[int, int]:
         """How many run and how many wait."""

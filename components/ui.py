@@ -8,6 +8,7 @@ import inspect
 import logging
 import secrets
 import tempfile
+import time
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
 from contextlib import aclosing, contextmanager, suppress
@@ -69,7 +70,7 @@ class Page:
     def __init__(self, demo: Demo, offer: Offer, line: Line) -> None:
         self.demo, self.offer = demo, offer
         self._line = line
-        self._tickets: dict[str, Ticket] = {}  # by session
+        self._visits: dict[str, tuple[Ticket, Told]] = {}  # by session
         gr.Markdown(demo.task, elem_classes="task")
         with gr.Row(equal_height=False):
             with gr.Column(scale=5, min_width=300):
@@ -168,8 +169,9 @@ class Page:
 
     def _stop_now(self, request: gr.Request) -> None:
         """End what runs for this visitor: Stop was pressed, or the page was closed."""
-        if ticket := self._tickets.get(request.session_hash or ""):
-            self._line.leave(ticket)
+        ticket, told = self._visits.get(request.session_hash or "", (None, None))
+        if ticket and told and self._line.leave(ticket):
+            told.put(FINISHED)  # it never began, so nobody else says so
 
     def _handler(
         self, act: Callable[..., Any], outputs: Sequence[gr.components.Component]
@@ -180,26 +182,28 @@ class Page:
         async def handler(request: gr.Request, *values: Any) -> AsyncIterator[tuple[Any, ...]]:
             session = request.session_hash or ""
             told, ticket = Told(), None
-            waiting = Progress("running")
+            at_work, progress = True, Progress("running")
+            quick = time.monotonic() + QUICK
             try:
                 ticket = _start(self._line, self.demo, act, (*values, told.put), told)
-                self._tickets[session] = ticket
-                pause = QUICK
-                while (step := await told.next(pause)) is not FINISHED:
-                    pause = BEAT
+                self._visits[session] = ticket, told
+                while (step := await told.next(_pause(quick))) is not FINISHED:
                     if isinstance(step, DemoError):
                         raise step
                     if step is NOTHING_YET or isinstance(step, Progress):
-                        waiting = step if isinstance(step, Progress) else waiting
+                        progress = progress if step is NOTHING_YET else step
+                        if step is progress and time.monotonic() < quick:
+                            continue
                         place = self._line.place(ticket)
-                        shown_now = Progress(f"waiting in line, number {place}") if place else waiting
-                        yield (*unchanged, show_stop, "", _waiting(shown_now))
+                        line = Progress(f"waiting in line, number {place}") if place else progress
+                        yield (*unchanged, show_stop, "", _waiting(line))
                     else:
                         *answer, status = step
                         at_work = status is None or isinstance(status, Progress)
+                        progress = status if isinstance(status, Progress) else progress
                         yield (*answer, show_stop if at_work else hide_stop, "", _status(status))
-                if ticket.stop.is_set():  # before it had anything to show
-                    yield (*unchanged, hide_stop, "", gr.skip() if told.answered else STOPPED)
+                if at_work:
+                    raise Cancelled
             except Cancelled:
                 yield (*unchanged, hide_stop, "", STOPPED)
             except DemoError as error:
@@ -207,8 +211,8 @@ class Page:
             finally:
                 if ticket:
                     self._line.leave(ticket)
-                    if self._tickets.get(session) is ticket:
-                        del self._tickets[session]
+                    if self._visits.get(session) == (ticket, told):
+                        del self._visits[session]
 
         return handler
 
@@ -239,17 +243,16 @@ class Told:
     def __init__(self) -> None:
         self._loop, self._arrived = asyncio.get_running_loop(), asyncio.Event()
         self._steps: deque[Any] = deque()
-        self.answered = False
 
     def put(self, step: Any) -> None:
-        """From any thread. An answer takes the place of one that was not shown yet."""
+        """From any thread."""
         self._steps.append(step)
         # A closed loop has nobody to tell.
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._arrived.set)
 
     async def next(self, pause: float | None) -> Any:
-        """The next step, or NOTHING_YET after so many seconds. Of several answers only the last."""
+        """The next step, or NOTHING_YET after so many seconds. Of several of a kind only the last."""
         if not self._steps:
             self._arrived.clear()
             if not self._steps:
@@ -258,9 +261,8 @@ class Told:
         if not self._steps:
             return NOTHING_YET
         step = self._steps.popleft()
-        while self._steps and type(self._steps[0]) is type(step) and isinstance(step, tuple | Progress):
+        while self._steps and self._steps[0] is not FINISHED and type(self._steps[0]) is type(step):
             step = self._steps.popleft()
-        self.answered = self.answered or isinstance(step, tuple)
         return step
 
 
@@ -318,6 +320,12 @@ def shown(name: str) -> Iterator[None]:
             "Something went wrong that should not have. Try again; if it happens again, report the "
             f"number {reference}."
         ) from error
+
+
+def _pause(quick: float) -> float:
+    """Seconds to wait for a step: until it is no longer quick (time.monotonic), then a beat at a time."""
+    left = quick - time.monotonic()
+    return left if left > 0 else BEAT
 
 
 def _for_clients(call: Callable[..., Any], line: Line, demo: Demo) -> Callable[..., Any]:

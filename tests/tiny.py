@@ -385,7 +385,7 @@ def tab(demo: Demo, models: ModelManager, **settings: Any) -> Tab:
 
 
 class Tab:
-    """The functions behind a tab: `endpoint(name)`, and `press(*input values)` for its button."""
+    """What is behind a tab: `endpoint(name)`, whose streams come as a list, and `press(*input values)`."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
@@ -398,7 +398,10 @@ class Tab:
                 return [step async for step in call(*values)]
             return await call(*values)
 
-        return lambda *values: asyncio.run(answer(*values))
+        def answered(*values: Any, **named: Any) -> Any:
+            return asyncio.run(answer(*inspect.signature(call).bind(*values, **named).args))
+
+        return answered
 
     def press(
         self, *values: Any, checkpoint: str = "auto", session: str = "visitor"

@@ -5,9 +5,11 @@ from __future__ import annotations
 import html
 import logging
 import os
+import signal
 import sys
 import threading
 import warnings
+from contextlib import suppress
 from functools import partial
 
 # Read when their packages are first imported. Progress is shown on the page, not in the log.
@@ -21,11 +23,15 @@ import gradio as gr
 
 import demos
 from components import sources, ui
+from components.demo import Demo
+from components.errors import DemoError
 from components.hub import HubStatus
 from components.line import Line
 from components.models import ModelManager
 from components.settings import Settings, parse
 
+GRACE = 7.0  # seconds that runs may take to finish when the app is stopped
+TELLING = 2.0  # seconds for the last answers to reach their visitors
 MOST_EVENTS = 1000  # of Gradio's at once; those that wait in our line among them
 IMPORTING = threading.Lock()  # see warm
 
@@ -86,15 +92,15 @@ def _header(where: str) -> str:
     )
 
 
-def create_app(models: ModelManager, settings: Settings, hub: HubStatus) -> gr.Blocks:
-    """The page: a header and one tab for each module in demos/."""
-    line = Line(settings.queue)
+def create_app(models: ModelManager, settings: Settings, hub: HubStatus, line: Line) -> gr.Blocks:
+    """The page: a header, one tab for each module in demos/, and the models in a sidebar."""
     with gr.Blocks(title="Transformer Tour", analytics_enabled=False, delete_cache=(3600, 3600)) as app:
         header = gr.HTML(_header("Starting …"))
         with gr.Tabs():
             for demo in demos.discover():
                 with gr.Tab(demo.title, id=demo.name):
                     demo.build(demo, models, settings, line)
+        ui.models_panel(models, line, demos.discover(), may_change=not settings.public)
         app.load(
             partial(masthead, settings, hub), None, header, show_progress="hidden", api_visibility="private"
         )
@@ -114,6 +120,34 @@ def warm() -> None:
         import transformers  # noqa: F401
 
 
+def preloaded(settings: Settings) -> list[Demo]:
+    """The tabs named in settings.preload. Raises SystemExit with a sentence for one that there is not."""
+    tabs = {demo.name: demo for demo in demos.discover()}
+    names = [name.strip() for name in settings.preload.split(",") if name.strip()]
+    if unknown := [name for name in names if name not in tabs]:
+        sys.exit(f"--preload: there is no tab {unknown[0]}. The tabs are {', '.join(tabs)}.")
+    return [tabs[name] for name in names]
+
+
+def prepare(models: ModelManager, pinned: list[Demo]) -> None:
+    """While the page is up already: imports, and the models that stay loaded."""
+    warm()
+    for demo in pinned:
+        try:
+            models.preload(demo.offer)
+        except DemoError as error:
+            logging.getLogger("tour").warning("%s is not preloaded: %s", demo.title, error)
+
+
+def stop(app: gr.Blocks, line: Line) -> None:
+    """Let the runs under way finish or tell their visitors that they do not; then end the server."""
+    log = logging.getLogger("tour")
+    log.info("stopping: %d runs under way, %d waiting", *line.counts())
+    finished = line.close(GRACE, TELLING)
+    log.info("stopped: %s", "all runs finished" if finished else "some runs were broken off")
+    app.close(verbose=False)
+
+
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     for chatty in ("httpx", "httpcore"):
@@ -122,7 +156,11 @@ def main() -> None:
     warnings.filterwarnings("ignore", message="Recommended: pip install sacremoses")
     settings = parse(sys.argv[1:], os.environ)
     hub = HubStatus()
-    app = create_app(create_manager(settings, hub), settings, hub)
+    line, models = Line(settings.queue), create_manager(settings, hub)
+    pinned = preloaded(settings)
+    app = create_app(models, settings, hub, line)
+    leaving = threading.Event()
+    signal.signal(signal.SIGTERM, lambda number, frame: leaving.set())
     try:
         app.launch(
             server_name=settings.host,
@@ -140,8 +178,10 @@ def main() -> None:
         logging.getLogger("tour").debug("launch", exc_info=True)
         where = f"Port {settings.port} is" if settings.port else "The ports from 7860 on are all"
         sys.exit(f"{where} in use. Stop what listens there, or choose another with --port.")
-    threading.Thread(target=warm, name="warm", daemon=True).start()
-    app.block_thread()
+    threading.Thread(target=prepare, args=(models, pinned), name="prepare", daemon=True).start()
+    with suppress(KeyboardInterrupt):
+        leaving.wait()
+    stop(app, line)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from components.checkpoints import Offer
 from components.device import device_name
 from components.models import Loaded
 
@@ -18,15 +19,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Demo:
-    """One tab. name: in links and endpoints; task: what it is, in a sentence; build: draws it.
+    """One tab. name: in links and endpoints; task: what it is, in a sentence; offer: its checkpoints.
 
-    at_once: runs of it that may go on together; further visitors wait in line.
+    build: draws it; at_once: runs of it that may go on together; further visitors wait in line.
     """
 
     name: str
     title: str
     order: int
     task: str
+    offer: Offer
     build: Callable[[Demo, ModelManager, Settings, Line], None]
     at_once: int = 64
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,15 +32,77 @@ def best_dtype(device: torch.device) -> torch.dtype:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that a new model could take on the device now."""
+    """Bytes that a new model could take on the device now.
+
+    Where that is main memory, it is what the machine has left, or a container's limit if that is less.
+    """
     if device.type == "cuda":
         import torch
 
-        return torch.cuda.mem_get_info(device)[0]
+        # What torch's allocator keeps for later use is free for our own models.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
     import psutil
 
     # On MPS the accelerator shares the machine's memory.
-    return psutil.virtual_memory().available
+    limit = limited_memory()
+    available = psutil.virtual_memory().available
+    return available if limit is None else min(available, limit)
+
+
+def limited_memory(root: Path = Path("/")) -> int | None:
+    """Bytes left under the memory limits of the control groups we are in, None if there is no limit.
+
+    Linux, versions 1 and 2; limits of the groups above count as well. The inactive part of the file
+    cache counts as free: the kernel takes it back when memory runs short.
+    """
+    left = []
+    for folder, limit, usage, inactive in _memory_groups(root):
+        try:
+            most = int((folder / limit).read_text())  # "max" in version 2: no limit
+            used = int((folder / usage).read_text())
+            statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        except (OSError, ValueError):
+            continue
+        left.append(max(0, most - used + int(statistics.get(inactive, 0))))
+    return min(left, default=None)
+
+
+def _memory_groups(root: Path) -> Iterator[tuple[Path, str, str, str]]:
+    """Folders of our memory control groups, innermost first, and what is called how in them."""
+    mounted = root / "sys" / "fs" / "cgroup"
+    try:
+        lines = (root / "proc" / "self" / "cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            base, names = mounted, ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            base = mounted / "memory"
+        else:
+            continue
+        # In a container the path may be that of the host, of which only the end of the way is there.
+        inner = base / path.strip("/")
+        yield from ((folder, *names) for folder in (inner, *inner.parents) if folder.is_relative_to(base))
+
+
+def release_memory() -> None:
+    """Give the memory of objects that nobody holds any more back to the device and to the system."""
+    gc.collect()
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
+    if sys.platform == "linux":
+        # glibc keeps what is freed in its arenas; other C libraries have no such call.
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 def device_name(device: torch.device) -> str:

@@ -21,12 +21,12 @@ Work = Callable[[Stopped], None]
 
 
 class Ticket:
-    """One run. stop: it is asked to end; done: it has ended, or will never begin."""
+    """One run. stop: it is asked to end; done: it has ended, or will never begin; left: so has who asked."""
 
     def __init__(self, lane: str, work: Work) -> None:
         self.lane, self.work = lane, work
         self.stop = threading.Event()
-        self.done = threading.Event()
+        self.done, self.left = threading.Event(), threading.Event()
 
 
 class Line:
@@ -38,7 +38,7 @@ class Line:
         self._running: Counter[str] = Counter()
         self._tickets: set[Ticket] = set()
         self._guard = threading.Lock()
-        self._closing = False
+        self.closing = False
 
     def enter(self, lane: str, at_once: int, work: Work) -> Ticket:
         """Have `work(stopped)` done in a thread, at most `at_once` of that lane together.
@@ -47,7 +47,7 @@ class Line:
         """
         ticket = Ticket(lane, work)
         with self._guard:
-            if self._closing:
+            if self.closing:
                 raise Busy("The app is shutting down. Try again in a minute.")
             start = self._running[lane] < at_once
             if not start:
@@ -71,9 +71,19 @@ class Line:
             return waiting.index(ticket) + 1 if ticket in waiting else 0
 
     def leave(self, ticket: Ticket) -> bool:
-        """End it: what runs is asked to stop, what waits is forgotten. Whether it was waiting."""
-        ticket.stop.set()
+        """For who asked for it and has been told of its end, or does not want it any more."""
+        ticket.left.set()
+        waited = self.stop(ticket)
         with self._guard:
+            self._forget(ticket)
+        return waited
+
+    def stop(self, ticket: Ticket) -> bool:
+        """What runs is asked to stop, what waits is forgotten. Whether it was waiting."""
+        with self._guard:
+            if ticket.done.is_set():
+                return False
+            ticket.stop.set()
             waiting = self._waiting.get(ticket.lane, deque())
             if ticket not in waiting:
                 return False
@@ -86,18 +96,18 @@ class Line:
         with self._guard:
             return self._running.total(), sum(map(len, self._waiting.values()))
 
-    def close(self, patience: float) -> bool:
+    def close(self, patience: float, telling: float) -> bool:
         """Take nobody new and let those who are here finish; after `patience` seconds ask them to stop.
 
-        Whether all finished of their own accord.
+        Gives them `telling` seconds more to be told. Whether all finished of their own accord.
         """
         with self._guard:
-            self._closing = True
-            left = list(self._tickets)
-        until = time.monotonic() + patience
-        finished = all([ticket.done.wait(max(0.0, until - time.monotonic())) for ticket in left])
-        for ticket in left:
-            self.leave(ticket)
+            self.closing = True
+            tickets = list(self._tickets)
+        finished = _all_set([ticket.done for ticket in tickets], patience)
+        for ticket in tickets:
+            self.stop(ticket)
+        _all_set([ticket.left for ticket in tickets], telling)
         return finished
 
     def _serve(self, ticket: Ticket) -> None:
@@ -116,5 +126,15 @@ class Line:
                     self._running[ticket.lane] -= 1
 
     def _finish(self, ticket: Ticket) -> None:
-        self._tickets.discard(ticket)
         ticket.done.set()
+        self._forget(ticket)
+
+    def _forget(self, ticket: Ticket) -> None:
+        if ticket.done.is_set() and ticket.left.is_set():
+            self._tickets.discard(ticket)
+
+
+def _all_set(events: list[threading.Event], patience: float) -> bool:
+    """Wait for all of them, at most so many seconds in all."""
+    until = time.monotonic() + patience
+    return all([event.wait(max(0.0, until - time.monotonic())) for event in events])

@@ -8,16 +8,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Progress:
-    """One step of a wait. done and total are bytes while downloading, else None where unknown."""
+    """One step of a wait. done and total are bytes while downloading, else None where unknown.
+
+    stalled: seconds for which nothing has moved, where they are worth telling, else 0.
+    """
 
     stage: str  # "downloading", "converting", "loading weights", "running", "waiting"
     done: int | None = None
     total: int | None = None
+    stalled: int = 0
 
     def __str__(self) -> str:
-        if self.done is None or not self.total:
-            return self.stage
-        return f"{self.stage} {self.done / 1e6:.0f} of {self.total / 1e6:.0f} MB"
+        text = self.stage
+        if self.done is not None and self.total:
+            text = f"{text} {self.done / 1e6:.0f} of {self.total / 1e6:.0f} MB"
+        return f"{text}, no progress for {self.stalled} s: Stop ends it" if self.stalled else text
 
 
 Report = Callable[[Progress], None]

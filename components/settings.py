@@ -101,6 +101,11 @@ class Settings:
         50.0, "TOUR_MAX_IMAGE_MEGAPIXELS", "largest image taken", type=_amount
     )
 
+    @property
+    def public(self) -> bool:
+        """Whether others than the person at this machine can open the page."""
+        return self.share or self.host not in (None, "127.0.0.1", "localhost", "::1")
+
 
 def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
     """Settings from options before environment variables before defaults.

@@ -14,16 +14,19 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, 
 from contextlib import aclosing, contextmanager, suppress
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 from gradio.context import Context
 
 from components.checkpoints import Offer
 from components.demo import Demo, Status
-from components.errors import Busy, Cancelled, DemoError
+from components.errors import Cancelled, DemoError
 from components.line import Line, Ticket
 from components.progress import Progress, Stopped
+
+if TYPE_CHECKING:
+    from components.models import ModelManager, Snapshot, Totals
 
 log = logging.getLogger("tour")
 
@@ -33,6 +36,7 @@ INVITATION = "The answer appears here. An example is filled in: press Run."
 QUICK = 0.15  # seconds within which an answer comes without a waiting line before it
 BEAT = 1.0  # seconds from one look at a waiting visitor to the next: is the page still open?
 NOTHING_YET, FINISHED = object(), object()
+CLOSING = "The app is shutting down and did not finish this run. Try again in a minute."
 STOPPED = '<p class="line" role="status">Stopped.</p>'
 EMPTY = f'<p class="empty">{INVITATION}</p>'
 
@@ -67,8 +71,8 @@ def theme() -> gr.themes.Base:
 class Page:
     """The skeleton of a tab: what it is; inputs left, answer right; status, examples and endpoints."""
 
-    def __init__(self, demo: Demo, offer: Offer, line: Line) -> None:
-        self.demo, self.offer = demo, offer
+    def __init__(self, demo: Demo, line: Line) -> None:
+        self.demo = demo
         self._line = line
         self._visits: dict[str, tuple[Ticket, Told]] = {}  # by session
         gr.Markdown(demo.task, elem_classes="task")
@@ -87,7 +91,7 @@ class Page:
         self._below = gr.Column()
         with self._options:
             self.checkpoint = gr.Dropdown(
-                choices=_choices(offer),
+                choices=_choices(demo.offer),
                 value="auto",
                 label="Checkpoint",
                 info="Pick one, or type any owner/name or owner/name@revision of the hub.",
@@ -170,7 +174,7 @@ class Page:
     def _stop_now(self, request: gr.Request) -> None:
         """End what runs for this visitor: Stop was pressed, or the page was closed."""
         ticket, told = self._visits.get(request.session_hash or "", (None, None))
-        if ticket and told and self._line.leave(ticket):
+        if ticket and told and self._line.stop(ticket):
             told.put(FINISHED)  # it never began, so nobody else says so
 
     def _handler(
@@ -195,17 +199,20 @@ class Page:
                         if step is progress and time.monotonic() < quick:
                             continue
                         place = self._line.place(ticket)
-                        line = Progress(f"waiting in line, number {place}") if place else progress
-                        yield (*unchanged, show_stop, "", _waiting(line))
+                        now = Progress(f"waiting in line, number {place}") if place else progress
+                        yield (*unchanged, show_stop, "", _waiting(now))
                     else:
                         *answer, status = step
-                        at_work = status is None or isinstance(status, Progress)
+                        at_work = not isinstance(status, Status)
                         progress = status if isinstance(status, Progress) else progress
-                        yield (*answer, show_stop if at_work else hide_stop, "", _status(status))
+                        line = _waiting(progress) if at_work else status_line(status)
+                        yield (*answer, show_stop if at_work else hide_stop, "", line)
                 if at_work:
                     raise Cancelled
+                if ticket.stop.is_set() and self._line.closing:
+                    yield (*unchanged, hide_stop, problem(CLOSING), gr.skip())
             except Cancelled:
-                yield (*unchanged, hide_stop, "", STOPPED)
+                yield (*unchanged, hide_stop, problem(CLOSING) if self._line.closing else "", STOPPED)
             except DemoError as error:
                 yield (*emptied, hide_stop, problem(str(error)), "")
             finally:
@@ -282,6 +289,92 @@ def _start(line: Line, demo: Demo, act: Callable[..., Any], values: tuple[Any, .
     return line.enter(demo.name, demo.at_once, work)
 
 
+def models_panel(models: ModelManager, line: Line, tabs: Sequence[Demo], may_change: bool) -> None:
+    """A sidebar with what the manager holds, brought up to date while it is open.
+
+    may_change: with buttons that load the model of a tab and let go of an idle one.
+    """
+
+    def show() -> str:
+        return models_table(models.snapshot(), models.totals(), line.counts())
+
+    with gr.Sidebar(open=False, position="right", width=400, label="Models in memory") as panel:
+        gr.Markdown("## Models in memory")
+        table = gr.HTML(elem_classes="models")
+        tick = gr.Timer(2, active=False)
+        if may_change:
+            _load_buttons(models, tabs, table, show)
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    panel.expand(lambda: (show(), gr.Timer(active=True)), None, [table, tick], **quiet)
+    panel.collapse(lambda: gr.Timer(active=False), None, tick, **quiet)
+    tick.tick(show, None, table, **quiet)
+
+
+def _load_buttons(
+    models: ModelManager, tabs: Sequence[Demo], table: gr.HTML, show: Callable[[], str]
+) -> None:
+    offers = {demo.name: demo.offer for demo in tabs}
+    with gr.Row():
+        choices = [(demo.title, demo.name) for demo in tabs]
+        tab = gr.Dropdown(choices, value=tabs[0].name, label="Model of the tab", scale=2)
+        load = gr.Button("Load", size="sm", min_width=80)
+        unload = gr.Button("Unload", size="sm", min_width=80)
+    said = gr.HTML(elem_classes="said")
+
+    def load_now(tab: str) -> Iterator[tuple[str, str]]:
+        yield show(), remark("Loading …")
+        try:
+            with shown("models"), models.use(offers[tab]) as loaded:
+                name = loaded.checkpoint.name
+            yield show(), remark(f"{name} is loaded.")
+        except DemoError as error:
+            yield show(), remark(str(error))
+
+    def unload_now(tab: str) -> tuple[str, str]:
+        rows = [row for row in models.snapshot() if row.task == offers[tab].recipe.task]
+        gone = [row.name for row in rows if models.unload(row.name)]
+        words = [f"{row.name} is {'unloaded' if row.name in gone else 'in use'}." for row in rows]
+        return show(), remark(" ".join(words) or "This tab has no model in memory.")
+
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    load.click(load_now, tab, [table, said], concurrency_limit=None, **quiet)
+    unload.click(unload_now, tab, [table, said], **quiet)
+
+
+def remark(sentence: str) -> str:
+    """A short notice as HTML."""
+    return f'<p class="remark" role="status">{html.escape(sentence)}</p>'
+
+
+def models_table(rows: Sequence[Snapshot], totals: Totals, runs: tuple[int, int]) -> str:
+    """One entry for each model: what it is, where, who uses it; and the sums below."""
+    entries = "".join(
+        f"<li><b>{html.escape(row.name)}</b><p>{html.escape(' · '.join(_facts(row)))}</p></li>"
+        for row in rows
+    )
+    held = sum(row.bytes for row in rows)
+    sums = (
+        f"{megabytes(held)} in all. {totals.loads} loads, {totals.hits} hits, {totals.evictions} evictions "
+        f"since the start. {runs[0]} runs under way, {runs[1]} waiting."
+    )
+    return f"<ul>{entries}</ul><p>{sums}</p>" if rows else f"<p>No model is loaded. {sums}</p>"
+
+
+def _facts(row: Snapshot) -> list[str]:
+    if row.state != "loaded":
+        return [row.task, row.state]
+    users = f"{row.users} in use" if row.users else f"idle for {seconds(row.idle_seconds)}"
+    kept = ["stays loaded"] if row.pinned else []
+    where = f"{row.device}, {row.dtype}"
+    lent = f"loads {row.loads}, hits {row.hits}"
+    return [row.task, megabytes(row.bytes), where, users, lent, *kept]
+
+
+def megabytes(count: int) -> str:
+    """Bytes as MB."""
+    return f"{count / 1e6:.0f} MB"
+
+
 def hidden(kind: type[gr.components.Component], label: str, **options: Any) -> Any:
     """A component that only an endpoint uses."""
     return kind(label=label, visible=False, **options)
@@ -342,9 +435,11 @@ def _for_clients(call: Callable[..., Any], line: Line, demo: Demo) -> Callable[.
             ticket = _start(line, demo, act, values, told)
             while (step := await told.next(None)) is not FINISHED:
                 if isinstance(step, DemoError):
-                    raise gr.Error(str(step), print_exception=False) from step
+                    raise step
                 yield step
-        except Busy as error:
+            if ticket.stop.is_set():
+                raise Cancelled(CLOSING if line.closing else "Stopped.")
+        except DemoError as error:
             raise gr.Error(str(error), print_exception=False) from error
         finally:
             if ticket:
@@ -414,12 +509,6 @@ def _waiting(progress: Progress) -> str:
     if progress.done is not None and progress.total:
         bar = f'<progress value="{progress.done}" max="{progress.total}"></progress>'
     return f'<p class="line" role="status">{html.escape(_begin(str(progress)))} … {bar}</p>'
-
-
-def _status(status: Status | Progress | None) -> Any:
-    if status is None:
-        return gr.skip()
-    return _waiting(status) if isinstance(status, Progress) else status_line(status)
 
 
 def seconds(value: float) -> str:

@@ -202,7 +202,7 @@ def run(
 
 
 def build(demo: Demo, models: ModelManager, settings: object, line: Line) -> None:
-    page = ui.Page(demo, OFFER, line)
+    page = ui.Page(demo, line)
     with page.inputs():
         prompt = gr.Textbox(PROMPT, label="Prompt", lines=3, max_lines=12)
         mode = gr.Radio(
@@ -278,5 +278,6 @@ DEMO = Demo(
     "Text generation",
     3,
     "A decoder predicts the next token from those before it, again and again: that is how it writes.",
+    OFFER,
     build,
 )

@@ -106,7 +106,7 @@ def run(
 
 
 def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> None:
-    page = ui.Page(demo, OFFER, line)
+    page = ui.Page(demo, line)
     examples = [gr.media.get_image(name) for name in EXAMPLES]
     with page.inputs():
         image = ui.as_uploaded(
@@ -158,5 +158,6 @@ DEMO = Demo(
     "Image classification",
     6,
     "A picture becomes a grid of patches, or of features, and a head on top names what they show.",
+    OFFER,
     build,
 )

@@ -158,7 +158,7 @@ def to_csv(rows: tuple[Scored, ...]) -> str:
 
 
 def build(demo: Demo, models: ModelManager, settings: object, line: Line) -> None:
-    page = ui.Page(demo, OFFER, line)
+    page = ui.Page(demo, line)
     with page.inputs():
         text = gr.Textbox(
             EXAMPLES[0],
@@ -202,5 +202,6 @@ DEMO = Demo(
     "Sentiment",
     1,
     "An encoder reads the whole text; a classification head on top of it tells praise from blame.",
+    OFFER,
     build,
 )

@@ -156,7 +156,7 @@ def _remarks(
 
 
 def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> None:
-    page = ui.Page(demo, OFFER, line)
+    page = ui.Page(demo, line)
     with page.inputs():
         sound = gr.Audio(
             str(CLIP),
@@ -258,5 +258,6 @@ DEMO = Demo(
     "Speech recognition",
     5,
     "An encoder hears a spectrogram, 30 seconds at a time; a decoder writes down the words.",
+    OFFER,
     build,
 )

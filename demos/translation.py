@@ -274,7 +274,7 @@ def language_name(code: str) -> str:
 
 
 def build(demo: Demo, models: ModelManager, settings: object, line: Line) -> None:
-    page = ui.Page(demo, OFFER, line)
+    page = ui.Page(demo, line)
     with page.inputs():
         text = gr.Textbox(
             EXAMPLES[0],
@@ -372,5 +372,6 @@ DEMO = Demo(
     4,
     "An encoder reads the sentence, a decoder writes it in another language; "
     "attention says which tokens look at which.",
+    OFFER,
     build,
 )

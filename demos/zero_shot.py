@@ -242,7 +242,7 @@ def _method(loaded: Loaded, multi_label: bool) -> str:
 
 
 def build(demo: Demo, models: ModelManager, settings: object, line: Line) -> None:
-    page = ui.Page(demo, OFFER, line)
+    page = ui.Page(demo, line)
     with page.inputs():
         text = gr.Textbox(TEXT, label="Text", lines=3, max_lines=12)
         labels = gr.Textbox(LABELS, label="Candidate labels", info="With commas between them.")
@@ -308,5 +308,6 @@ DEMO = Demo(
     "Zero-shot",
     2,
     "A model that has learnt what follows from a sentence can sort texts into labels it has never seen.",
+    OFFER,
     build,
 )

@@ -20,10 +20,11 @@ def client(models):
 
     import app
     from components.hub import HubStatus
+    from components.line import Line
     from components.settings import parse
 
     settings = replace(parse([], os.environ), checkpoints="starter")
-    page = app.create_app(models, settings, HubStatus())
+    page = app.create_app(models, settings, HubStatus(), Line())
     _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", ssr_mode=False)
     yield Client(url, verbose=False)
     page.close()

@@ -99,10 +99,11 @@ def test_the_page_comes_from_this_app_alone(models):
     import app
     from components import ui
     from components.hub import HubStatus
+    from components.line import Line
     from components.settings import parse
 
     settings = replace(parse([], os.environ), checkpoints="starter")
-    page = app.create_app(models, settings, HubStatus())
+    page = app.create_app(models, settings, HubStatus(), Line())
     _, url, _ = page.launch(
         prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", theme=ui.theme(), ssr_mode=False
     )

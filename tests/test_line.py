@@ -143,7 +143,7 @@ def test_closing_lets_finish_who_is_here_and_takes_nobody_new():
     line.enter("a", 1, held)
     line.enter("a", 1, lambda stopped: after.append(stopped()))
     threading.Timer(0.05, held.free.set).start()
-    assert line.close(WAIT) is True
+    assert line.close(WAIT, 0) is True
     assert after == [False]
     with pytest.raises(Busy, match="shutting down"):
         line.enter("a", 1, nothing)
@@ -160,9 +160,22 @@ def test_closing_stops_what_does_not_finish_in_time():
     line.enter("a", 1, endless)
     waiting = line.enter("a", 1, lambda stopped: ran.append(1))
     assert began.wait(WAIT)
-    assert line.close(0.05) is False
+    assert line.close(0.05, 0) is False
     assert stopped_running.wait(WAIT)
     assert waiting.done.is_set() and not ran
+
+
+def test_closing_waits_until_the_last_has_been_told():
+    line = Line()
+    ticket = line.enter("a", 1, nothing)
+    assert finished(line, ticket)
+    held = Held()
+    told = line.enter("a", 1, held)
+    threading.Timer(0.02, held.free.set).start()
+    left = []
+    threading.Timer(0.1, lambda: (left.append(1), line.leave(told))).start()
+    assert line.close(WAIT, WAIT) is True
+    assert left == [1]
 
 
 def test_many_at_once_are_all_done_and_no_thread_is_left():

@@ -32,45 +32,48 @@ from components.settings import Settings, parse
 
 GRACE = 7.0  # seconds that runs may take to finish when the app is stopped
 TELLING = 2.0  # seconds for the last answers to reach their visitors
-MOST_EVENTS = 1000  # of Gradio's at once; those that wait in our line among them
+MOST_EVENTS = 256  # of Gradio at once; those that wait in our line among them
 IMPORTING = threading.Lock()  # see warm
 
 
 def create_manager(settings: Settings, hub: HubStatus) -> ModelManager:
     """The manager with the real sources, loader and device behind it. Imports torch only when used."""
     from components.checkpoints import Checkpoint, Offer
-    from components.device import best_device, best_dtype, free_memory
-    from components.models import Loaded, load, weights_bytes
+    from components.device import best_device, best_dtype, cpu
+    from components.loading import place
+    from components.models import Place
+    from components.progress import Report
 
-    def bytes_per_parameter() -> int:
-        return best_dtype(best_device()).itemsize
-
-    def load_on_device(checkpoint: Checkpoint, folder) -> Loaded:
-        device = best_device()
-        return load(checkpoint, folder, device, best_dtype(device))
-
-    def fetch(checkpoint: Checkpoint, report):
-        return sources.fetch(
-            checkpoint,
-            settings.cache / "starters",
-            report,
-            free_memory=lambda: free_memory(best_device()),
-            bytes_per_parameter=bytes_per_parameter(),
-        )
+    def cpu_beside() -> Place | None:
+        return None if best_device().type == "cpu" else place(cpu, settings.quantize)
 
     def choose(offer: Offer, choice: str) -> tuple[Checkpoint, str]:
         warm()
         return sources.choose(offer, choice, settings.checkpoints, hub)
 
-    return ModelManager(
+    def fetch(checkpoint: Checkpoint, report: Report):
+        return sources.fetch(
+            checkpoint,
+            settings.cache / "starters",
+            report,
+            free_memory=models.room,
+            bytes_per_parameter=best_dtype(best_device()).itemsize,
+            alone=models.alone,
+        )
+
+    best = place(best_device, settings.quantize)
+    models = ModelManager(
         choose=choose,
         fetch=fetch,
-        load=load_on_device,
-        size=lambda folder: weights_bytes(folder, bytes_per_parameter()),
-        free=lambda: free_memory(best_device()),
+        load=best.load,
+        size=best.size,
+        free=best.free,
+        move=best.move,
+        cpu=cpu_beside,
         budget=int(settings.memory_budget * 1e9) or None,
         keep_alive=None if settings.keep_alive < 0 else settings.keep_alive * 60,
     )
+    return models
 
 
 def masthead(settings: Settings, hub: HubStatus) -> str:

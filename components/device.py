@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+UNLIMITED = 1 << 62  # version 1 of control groups has no other word for it
+
 
 def best_device() -> torch.device:
     """CUDA before MPS before the CPU."""
@@ -21,6 +23,12 @@ def best_device() -> torch.device:
         return torch.device("cuda")
     if torch.backends.mps.is_available():
         return torch.device("mps")
+    return torch.device("cpu")
+
+
+def cpu() -> torch.device:
+    import torch
+
     return torch.device("cpu")
 
 
@@ -64,7 +72,8 @@ def limited_memory(root: Path = Path("/")) -> int | None:
             statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
         except (OSError, ValueError):
             continue
-        left.append(max(0, most - used + int(statistics.get(inactive, 0))))
+        if most < UNLIMITED:
+            left.append(max(0, most - used + int(statistics.get(inactive, 0))))
     return min(left, default=None)
 
 

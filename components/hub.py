@@ -261,7 +261,7 @@ class _Meter:
 
     def __init__(self, report: Report, total: int, held: dict[str, int]) -> None:
         self._report, self._total, self._files = report, total, held
-        self._told = self._done
+        self._told, self._at = self._done, time.monotonic()
         report(Progress("downloading", self._done, total))
 
     @property
@@ -270,9 +270,10 @@ class _Meter:
 
     def set(self, name: str, size: int) -> None:
         self._files[name] = size
-        done = self._done
-        if abs(done - self._told) >= REPORT_EVERY or (done == self._total and done != self._told):
-            self._told = done
+        done, now = self._done, time.monotonic()
+        due = abs(done - self._told) >= REPORT_EVERY or done == self._total or now - self._at >= 1
+        if due and done != self._told:
+            self._told, self._at = done, now
             self._report(Progress("downloading", done, self._total))
 
     def __str__(self) -> str:

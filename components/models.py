@@ -1,24 +1,27 @@
 """Models: which ones are in memory, and who may use them now?
 
 The manager lends a loaded model for the length of a `with` block. It loads each checkpoint once,
-however many ask for it at the same time, and lets idle models go when memory or time is up.
+however many ask for it at the same time, and lets idle models go when memory or time is up. A load has
+a thread of its own, so that it goes on for the others when one of those who wait for it leaves; an idle
+model has a timer. Nothing else runs when nobody asks.
 """
 
 from __future__ import annotations
 
-import gc
+import inspect
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from components.checkpoints import Checkpoint, Offer
-from components.errors import CheckpointError, DemoError, ModelLoadError, OutOfMemory
+from components.device import release_memory
+from components.errors import Cancelled, DemoError, ModelLoadError, OutOfMemory
 from components.progress import Progress, Report, Stopped, never, unreported
 from components.turns import Turns
 
@@ -27,9 +30,28 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tour")
 T = TypeVar("T")
+Run = TypeVar("Run", bound=Callable[..., Any])
 
-WAITING = Progress("waiting")
-ACTIVATIONS = 1.2  # memory for a forward pass on top of the weights, as a factor
+# Kept free for activations beside each model, as a share of its weights. Models of one device compute in
+# turns, so that the one whose turn it is has the reserve of all.
+RESERVE = 0.2
+SHARE = 0.8  # of what is free at the first load: the budget where none is given
+STALLED = 60  # seconds without progress after which those who wait are told
+REPEAT = 10  # seconds after which they are told again
+LOOK = 0.2  # seconds from one look at whether a waiting visitor has stopped to the next
+
+LOOKING = Progress("looking for the checkpoint")
+ANOTHER_LOADS = Progress("waiting for another model to load")
+RAN_ON_CPU = "The accelerator ran out of memory: this ran on the CPU."
+LOADED_ON_CPU = "The accelerator has no room for it: it runs on the CPU."
+
+
+class AcceleratorOutOfMemory(OutOfMemory):
+    """As its parent says, and the device has the CPU beside it."""
+
+
+class _Abandoned(BaseException):
+    """Nobody waits for this load any more. No Exception: what fetches must not take it for its own."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +66,16 @@ class Loaded:
     bytes: int
     seconds: float
     note: str = ""
+    quantized: bool = False  # linear layers in int8, everything else in dtype
     # Fast tokenizers keep truncation and padding as state: one thread at a time may set them.
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
     turns: Turns = field(default_factory=Turns, repr=False, compare=False)  # those of the device
     _shared: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def precision(self) -> str:
+        """What its weights are kept in: "float32", "float16", or "int8"."""
+        return "int8" if self.quantized else str(self.dtype).removeprefix("torch.")
 
     @contextmanager
     def computing(self) -> Iterator[None]:
@@ -66,34 +94,113 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One row of what the manager holds."""
+    """One row of what the manager holds. state: "loaded", or "loading" with how far it is in `progress`.
+
+    bytes: of its weights, 0 while loading; users: who use it or wait for it; idle_seconds: 0 while in use;
+    loads, hits: how often this checkpoint was loaded since the start, and lent without that.
+    """
 
     name: str
+    task: str
     bytes: int
     device: str
+    dtype: str
     users: int
     idle_seconds: float
+    loads: int
+    hits: int
+    pinned: bool
+    state: str
+    progress: str = ""
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Since the start. evictions: idle models that went because memory was needed, not time was up."""
+
+    loads: int
+    hits: int
+    evictions: int
+
+
+def _stays(loaded: Loaded, report: Report) -> Loaded:
+    return loaded
+
+
+@dataclass(frozen=True)
+class Place:
+    """A device that models are loaded onto.
+
+    load: a checkpoint and its folder -> a Loaded; move: brings that onto the device where it is not
+    there yet, and reports if so; size: a folder -> bytes its weights will take; free: -> bytes free now.
+    load and move may raise OutOfMemory or torch's own error.
+    """
+
+    load: Callable[[Checkpoint, Path], Loaded]
+    size: Callable[[Path], int]
+    free: Callable[[], int]
+    move: Callable[[Loaded, Report], Loaded] = _stays
 
 
 @dataclass
 class _Slot:
     """A checkpoint being loaded or lent. Guarded by the manager's condition."""
 
+    since: float  # when its progress last changed
     loaded: Loaded | None = None
     error: BaseException | None = None
     users: int = 0
     last_used: float = 0.0
-    progress: Progress = WAITING
+    progress: Progress = LOOKING
+    on_cpu: bool = False  # beside an accelerator
+    pinned: bool = False
+    reading: bool = False  # its weights, which is soon over: it is no longer abandoned
+    abandoned: bool = False
+    fresh: bool = False  # loaded, not lent yet
+
+    @property
+    def idle(self) -> bool:
+        """Whether it may be let go."""
+        return self.loaded is not None and not self.users and not self.pinned
+
+    def shown(self, now: float) -> Progress:
+        """Its progress, and for how long there has been none."""
+        stalled = int((now - self.since) // REPEAT * REPEAT)
+        return replace(self.progress, stalled=stalled) if stalled >= STALLED else self.progress
+
+
+@dataclass
+class _Counts:
+    loads: int = 0
+    hits: int = 0
+
+
+# A checkpoint, and whether it is the copy on the CPU beside an accelerator.
+_Key = tuple[Checkpoint, bool]
+
+
+def _nowhere() -> Place | None:
+    return None
+
+
+def _timer(seconds: float, work: Callable[[], None]) -> Callable[[], None]:
+    """Have `work` done after so many seconds; gives what cancels it."""
+    timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), work)
+    timer.name, timer.daemon = "keep-alive", True
+    timer.start()
+    return timer.cancel
 
 
 class ModelManager:
     """Lends models. Everything that touches the world is an argument, so that tests can replace it.
 
     choose: an offer and what the visitor picked -> the checkpoint and a remark for the status line;
-    fetch: a checkpoint -> its local folder; load: a checkpoint and its folder -> a Loaded;
-    size: a folder -> bytes its weights will take; free: -> bytes free on the device now;
-    budget: bytes that all models may take together, None for no limit but `free`;
-    keep_alive: seconds an idle model stays, None for as long as there is room.
+    fetch: a checkpoint -> its local folder, told through its report, from which an error may come that
+    ends it; load, size, free, move: see Place; cpu: the CPU where that is not the place of all models,
+    else None; budget: bytes that all models may take together with their reserve for activations, None
+    for a share of what is free at the first load;
+    keep_alive: seconds an idle model stays, None for as long as there is room;
+    after: starts a timer and gives what cancels it.
     """
 
     def __init__(
@@ -106,260 +213,447 @@ class ModelManager:
         budget: int | None = None,
         keep_alive: float | None = None,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        move: Callable[[Loaded, Report], Loaded] = _stays,
+        cpu: Callable[[], Place | None] = _nowhere,
+        after: Callable[[float, Callable[[], None]], Callable[[], None]] = _timer,
     ) -> None:
-        self._choose, self._fetch, self._load = choose, fetch, load
-        self._size, self._free, self._clock = size, free, clock
+        self._choose, self._fetch, self._clock, self._after = choose, fetch, clock, after
+        self._main, self._cpu = Place(load, size, free, move), cpu
         self._budget, self._keep_alive = budget, keep_alive
-        self._slots: dict[Checkpoint, _Slot] = {}
+        self._measured: dict[bool, int] = {}  # budgets of the main place and of the CPU beside it
+        self._slots: dict[_Key, _Slot] = {}
+        self._counts: dict[_Key, _Counts] = {}
+        self._evictions = 0
+        self._turns: dict[str, Turns] = {}  # by device
+        self._cancel_timer: Callable[[], None] | None = None
         self._changed = threading.Condition()
         # Two loads at once have corrupted each other inside Transformers.
         self._one_load = threading.Lock()
 
-    @contextmanager
     def use(
         self,
         offer: Offer,
         choice: str = "auto",
         report: Report = unreported,
         stopped: Stopped = never,
-    ) -> Iterator[Loaded]:
+    ) -> AbstractContextManager[Loaded]:
         """Lend the model of what the visitor chose: "auto", "course", "starter" or a repository id.
 
-        Raises CheckpointError or ModelLoadError if it cannot be had, OutOfMemory if the work inside
-        the block does not fit on the device.
+        Raises CheckpointError or ModelLoadError if it cannot be had, Cancelled if the visitor stops while
+        waiting for it, OutOfMemory if the work inside the block does not fit on the device; what was idle
+        has made room then.
         """
-        checkpoint, note = self._choose(offer, choice)
-        with self._changed:
-            self._drop_expired()
-            slot = self._slots.get(checkpoint)
-            first = slot is None
-            if slot is None:
-                slot = self._slots[checkpoint] = _Slot()
-            slot.users += 1
+        return self._lend(offer, choice, report, stopped, on_cpu=False)
+
+    def on_cpu(self) -> OnCPU | None:
+        """A view that lends copies on the CPU; None where the models run there anyway."""
+        return OnCPU(self) if self._cpu() else None
+
+    def preload(self, offer: Offer) -> None:
+        """Load what "auto" stands for and keep it: it is never let go but by `unload`. Returns when done.
+
+        Raises CheckpointError or ModelLoadError.
+        """
+        checkpoint, _ = self._choose(offer, "auto")
+        key = (checkpoint, False)
+        slot = self._enter(key, pin=True)
         try:
-            loaded = self._fill(checkpoint, slot, report) if first else self._wait(slot, report)
-            report(Progress("running"))
-            with _memory_errors():
-                yield replace(loaded, note=f"{note} {loaded.note}".strip())
+            self._wait(key, slot, unreported, never)
         finally:
-            with self._changed:
-                slot.users -= 1
-                slot.last_used = self._clock()
-                self._drop_expired()
+            self._leave(key, slot)
+
+    def unload(self, name: str) -> bool:
+        """Let go what is idle of the checkpoint of that name, pinned or not; whether there was any.
+
+        What is in use or being loaded is left alone.
+        """
+        with self._changed:
+            found = [
+                key
+                for key, slot in self._slots.items()
+                if key[0].name == name and slot.loaded and not slot.users
+            ]
+            for key in found:
+                self._drop(key)
+        if found:
+            release_memory()
+        return bool(found)
 
     def snapshot(self) -> list[Snapshot]:
-        """What is in memory now."""
+        """What is in memory now or being loaded."""
         with self._changed:
-            return [
-                Snapshot(
-                    checkpoint.name,
-                    slot.loaded.bytes,
-                    str(slot.loaded.device),
-                    slot.users,
-                    self._clock() - slot.last_used if not slot.users else 0.0,
-                )
-                for checkpoint, slot in self._slots.items()
-                if slot.loaded
-            ]
+            now = self._clock()
+            return [self._row(key, slot, now) for key, slot in self._slots.items()]
 
-    def _fill(self, checkpoint: Checkpoint, slot: _Slot, report: Report) -> Loaded:
-        """Fetch and load, telling this visitor and all who wait; a failure is forgotten at once."""
-
-        def tell(progress: Progress) -> None:
-            with self._changed:
-                slot.progress = progress
-                self._changed.notify_all()
-            report(progress)
-
-        try:
-            folder = self._fetch(checkpoint, tell)
-            with self._alone(tell):
-                tell(Progress("loading weights"))
-                self._make_room(checkpoint, self._size(folder))
-                loaded = self._load(checkpoint, folder)
-        except BaseException as error:
-            with self._changed:
-                slot.error = error
-                del self._slots[checkpoint]
-                self._changed.notify_all()
-            raise
+    def totals(self) -> Totals:
         with self._changed:
-            slot.loaded = loaded
-            self._changed.notify_all()
-        return loaded
+            counts = self._counts.values()
+            return Totals(sum(c.loads for c in counts), sum(c.hits for c in counts), self._evictions)
+
+    def room(self) -> int:
+        """Bytes that the weights of one more model may take now, if everything idle goes for it."""
+        with self._changed:
+            return max(0, int(self._room(on_cpu=False)[1] / (1 + RESERVE)))
 
     @contextmanager
-    def _alone(self, tell: Report) -> Iterator[None]:
+    def alone(self, report: Report) -> Iterator[None]:
         """No other load goes on inside; says so where it has to wait for one."""
         if not self._one_load.acquire(blocking=False):
-            tell(Progress("waiting for another model to load"))
-            self._one_load.acquire()
+            report(ANOTHER_LOADS)
+            while not self._one_load.acquire(timeout=LOOK):
+                report(ANOTHER_LOADS)  # this is where a load ends that nobody waits for any more
         try:
             yield
         finally:
             self._one_load.release()
 
-    def _wait(self, slot: _Slot, report: Report) -> Loaded:
-        """Wait for somebody else's load, passing its progress on."""
-        seen = None
+    # Visitors
+
+    @contextmanager
+    def _lend(
+        self, offer: Offer, choice: str, report: Report, stopped: Stopped, on_cpu: bool
+    ) -> Iterator[Loaded]:
+        checkpoint, note = self._choose(offer, choice)
+        key = (checkpoint, on_cpu)
+        notes = (note, RAN_ON_CPU if on_cpu else "")
+        slot = self._enter(key)
+        try:
+            # No name for what is lent: it would outlive the count of users by a moment.
+            yield self._wait(key, slot, report, stopped, notes)
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            self._evict_idle()
+            accelerated = slot.loaded is not None and slot.loaded.device.type != "cpu"
+            raise (AcceleratorOutOfMemory if accelerated else OutOfMemory)(
+                "The device ran out of memory on this input. Try a shorter or smaller one, "
+                "or a smaller checkpoint."
+            ) from error
+        finally:
+            self._leave(key, slot)
+
+    def _enter(self, key: _Key, pin: bool = False) -> _Slot:
+        """Count one more user; the first one starts the load."""
+        with self._changed:
+            slot = self._slots.get(key)
+            if slot is None:
+                slot = _Slot(self._clock(), on_cpu=key[1])
+                name = f"load {key[0].name}"
+                threading.Thread(target=self._fill, args=(key, slot), name=name, daemon=True).start()
+                self._slots[key] = slot
+            slot.users += 1
+            slot.pinned = slot.pinned or pin
+            return slot
+
+    def _wait(
+        self, key: _Key, slot: _Slot, report: Report, stopped: Stopped, notes: tuple[str, ...] = ()
+    ) -> Loaded:
+        """Wait for the load, passing its progress on, and give what is lent."""
+        told: Progress | None = None
         while True:
             with self._changed:
-                while not (slot.loaded or slot.error or slot.progress != seen):
-                    self._changed.wait()
-                loaded, error, seen = slot.loaded, slot.error, slot.progress
-            if loaded is not None:
-                return loaded
+                if not slot.loaded and not slot.error and slot.shown(self._clock()) == told:
+                    self._changed.wait(LOOK)
+                loaded, error, progress = slot.loaded, slot.error, slot.shown(self._clock())
+                if loaded:
+                    self._counts[key].hits += not slot.fresh
+                    slot.fresh = False
+            if loaded:
+                report(Progress("running"))
+                return replace(loaded, note=" ".join(filter(None, (*notes[:1], loaded.note, *notes[1:]))))
             if isinstance(error, DemoError):
                 raise type(error)(str(error)) from error
             if error is not None:
                 raise ModelLoadError("The checkpoint could not be loaded. Try again.") from error
-            report(seen)
+            if stopped():
+                raise Cancelled("Stopped while the model was loading.")
+            if progress != told:
+                report(progress)
+                told = progress
 
-    def _make_room(self, checkpoint: Checkpoint, weights: int) -> None:
-        """Let idle models go, least recently used first, until `weights` bytes fit; else say the sizes.
+    def _leave(self, key: _Key, slot: _Slot) -> None:
+        """Count one user less; a load that nobody waits for ends, a model that nobody uses is idle."""
+        with self._changed:
+            slot.users -= 1
+            slot.last_used = self._clock()
+            loading = not slot.loaded and not slot.error and not slot.reading
+            if loading and not slot.users:
+                slot.abandoned = True
+                del self._slots[key]
+            dropped = self._drop_expired()
+        if dropped:
+            release_memory()
 
-        If it would not fit with all of them gone, none goes.
+    # The thread of a load
+
+    def _fill(self, key: _Key, slot: _Slot) -> None:
+        """Fetch and load, telling all who wait; a failure is told to them and forgotten at once."""
+
+        def tell(progress: Progress) -> None:
+            with self._changed:
+                if slot.abandoned:
+                    raise _Abandoned
+                if progress != slot.progress:
+                    slot.progress, slot.since = progress, self._clock()
+                    self._changed.notify_all()
+
+        try:
+            folder = self._fetch(key[0], tell)
+            with self.alone(tell):
+                with self._changed:
+                    if slot.abandoned:
+                        raise _Abandoned
+                    slot.reading = True
+                self._keep(key, slot, self._read(key, slot, folder, tell))
+        except _Abandoned:
+            log.info("nobody waits for %s any more", key[0].name)
+        except BaseException as error:
+            if not isinstance(error, DemoError):
+                log.exception("%s does not load", key[0].name)
+            with self._changed:
+                if not slot.abandoned:
+                    # Its traceback would keep what was read so far alive.
+                    slot.error = error.with_traceback(None)
+                    del self._slots[key]
+                    self._changed.notify_all()
+
+    def _read(self, key: _Key, slot: _Slot, folder: Path, tell: Report) -> Loaded:
+        """Load onto the device; out of memory, once more without what is idle, and then onto the CPU."""
+        checkpoint, on_cpu = key
+        attempts = [on_cpu, on_cpu]
+        if not on_cpu and self._cpu():
+            attempts.append(True)
+        for attempt in attempts:
+            place = self._place(attempt)
+            self._make_room(checkpoint, place.size(folder), attempt)
+            slot.on_cpu = attempt
+            tell(Progress("loading weights"))
+            try:
+                loaded = place.move(place.load(checkpoint, folder), tell)
+                return replace(loaded, note=LOADED_ON_CPU) if attempt and not on_cpu else loaded
+            except (RuntimeError, MemoryError, OutOfMemory) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                log.warning("no memory to load %s: %s", checkpoint.name, error)
+            # After the except block: its traceback holds what was loaded so far.
+            self._evict_idle()
+        raise ModelLoadError(
+            f"The device ran out of memory while {checkpoint.name} was loaded. Choose a smaller checkpoint."
+        )
+
+    def _keep(self, key: _Key, slot: _Slot, loaded: Loaded) -> None:
+        with self._changed:
+            turns = self._turns.setdefault(str(loaded.device), Turns())
+            slot.loaded = replace(loaded, turns=turns)
+            slot.fresh, slot.last_used = True, self._clock()
+            self._counts.setdefault(key, _Counts()).loads += 1
+            self._changed.notify_all()
+            dropped = self._drop_expired()
+        if dropped:
+            release_memory()
+
+    # Memory
+
+    def _place(self, on_cpu: bool) -> Place:
+        return (self._cpu() if on_cpu else None) or self._main
+
+    def _room(self, on_cpu: bool) -> tuple[int, int]:
+        """Bytes left at that place now, and if everything idle went. Call it with the condition held."""
+        free = self._place(on_cpu).free()
+        # Measured at the first load, when nothing of ours is there.
+        budget = (
+            self._measured.setdefault(on_cpu, int(SHARE * free)) if self._budget is None else self._budget
+        )
+        held = [(slot, slot.loaded.bytes) for _, slot in self._counted(on_cpu) if slot.loaded]
+        in_all = sum(_with_reserve(size) for _, size in held)
+        to_go = sum(_with_reserve(size) for slot, size in held if slot.idle)
+        gained = sum(size for slot, size in held if slot.idle and slot.on_cpu == on_cpu)
+        return min(free, budget - in_all), min(free + gained, budget - in_all + to_go)
+
+    def _counted(self, on_cpu: bool) -> list[tuple[_Key, _Slot]]:
+        """What shares the budget of that place: a given one is for everything, a measured one for itself."""
+        given = self._budget is not None
+        return [(k, s) for k, s in self._slots.items() if s.loaded and (given or s.on_cpu == on_cpu)]
+
+    def _make_room(self, checkpoint: Checkpoint, weights: int, on_cpu: bool) -> None:
+        """Let idle models go, least recently used first, until `weights` bytes and their reserve fit.
+
+        Raises ModelLoadError with the sizes if they would not fit with all of them gone: then none goes.
         """
-        needed = int(weights * ACTIVATIONS)
+        needed = _with_reserve(weights)
         while True:
             with self._changed:
-                used = sum(slot.loaded.bytes for slot in self._slots.values() if slot.loaded)
-                over_budget = self._budget is not None and used + weights > self._budget
-                if not over_budget and needed <= self._free():
+                now, at_most = self._room(on_cpu)
+                if needed <= now:
                     return
-                idle = [(s.last_used, c) for c, s in self._slots.items() if s.loaded and not s.users]
-                at_work = sum(s.loaded.bytes for s in self._slots.values() if s.loaded and s.users)
-                left = self._free() + used - at_work
-                enough = needed <= left
-                if self._budget is not None:
-                    left = min(left, self._budget - at_work)
-                    enough = enough and weights <= left
-                if not idle or not enough:
-                    sizes = f"{needed / 1e6:.0f} MB, and {max(0, left) / 1e6:.0f} MB are left"
-                    advice = (
-                        "while other models are at work. Try again later, or choose a smaller checkpoint."
-                        if at_work
-                        else "on this device. Choose a smaller checkpoint."
-                    )
-                    raise ModelLoadError(f"{checkpoint.name} needs {sizes} {advice}")
-                del self._slots[min(idle, key=lambda pair: pair[0])[1]]
-            _release_memory()
+                idle = [key for key, slot in self._counted(on_cpu) if slot.idle]
+                if not idle or needed > at_most:
+                    raise ModelLoadError(self._no_room(checkpoint, needed, max(now, at_most), on_cpu))
+                self._drop(min(idle, key=lambda key: self._slots[key].last_used))
+                self._evictions += 1
+            release_memory()
 
-    def _drop_expired(self) -> None:
-        """Forget models that nobody has used for the keep-alive time. Call it with the condition held."""
+    def _no_room(self, checkpoint: Checkpoint, needed: int, left: int, on_cpu: bool) -> str:
+        kept = [slot for _, slot in self._counted(on_cpu) if not slot.idle]
+        if any(slot.users for slot in kept):
+            advice = "while other models are at work. Try again later, or choose a smaller checkpoint."
+        elif kept:
+            advice = "beside the models that stay loaded. Choose a smaller checkpoint."
+        else:
+            advice = "on this device. Choose a smaller checkpoint."
+        sizes = f"{needed / 1e6:.0f} MB, and {max(0, left) / 1e6:.0f} MB are left"
+        return f"{checkpoint.name} needs {sizes} {advice}"
+
+    def _evict_idle(self) -> None:
+        """Let everything go that may."""
+        with self._changed:
+            idle = [key for key, slot in self._slots.items() if slot.idle]
+            for key in idle:
+                self._drop(key)
+            self._evictions += len(idle)
+        release_memory()
+
+    def _drop(self, key: _Key) -> None:
+        """Forget a model that nobody uses. Call it with the condition held."""
+        self._slots.pop(key).loaded = None
+        if self._cancel_timer and not any(slot.loaded for slot in self._slots.values()):
+            self._cancel_timer()
+            self._cancel_timer = None
+
+    # Time
+
+    def _drop_expired(self) -> bool:
+        """Forget what nobody has used for the keep-alive time, and have a timer for what is left.
+
+        Whether there was any. Call it with the condition held.
+        """
         if self._keep_alive is None:
-            return
+            return False
         now = self._clock()
-        expired = [
-            checkpoint
-            for checkpoint, slot in self._slots.items()
-            if slot.loaded and not slot.users and now - slot.last_used >= self._keep_alive
-        ]
-        for checkpoint in expired:
-            del self._slots[checkpoint]
-        if expired:
-            _release_memory()
+        ends = {key: slot.last_used + self._keep_alive for key, slot in self._slots.items() if slot.idle}
+        expired = [key for key, end in ends.items() if end <= now]
+        for key in expired:
+            self._drop(key)
+        left = [end for end in ends.values() if end > now]
+        # One that runs already ends no later: the next end is looked for then.
+        if left and not self._cancel_timer:
+            self._cancel_timer = self._after(min(left) - now, self._on_time)
+        return bool(expired)
 
+    def _on_time(self) -> None:
+        with self._changed:
+            if self._cancel_timer:
+                self._cancel_timer()
+            self._cancel_timer = None
+            dropped = self._drop_expired()
+        if dropped:
+            release_memory()
 
-def _release_memory() -> None:
-    gc.collect()
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-@contextmanager
-def _memory_errors() -> Iterator[None]:
-    """Torch's own out-of-memory error, in a sentence a visitor can act on."""
-    import torch
-
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        # For the CPU torch has no class of its own: "DefaultCPUAllocator: can't allocate memory".
-        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate" not in str(error):
-            raise
-        _release_memory()
-        raise OutOfMemory(
-            "The device ran out of memory on this input. Try a shorter or smaller one, "
-            "or a smaller checkpoint."
-        ) from error
-
-
-def weights_bytes(folder: Path, dtype_bytes: int = 4) -> int:
-    """Bytes that the safetensors of a folder take in memory, each number in `dtype_bytes`.
-
-    Raises ModelLoadError if a file is damaged.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    total = 0
-    for path in folder.glob("*.safetensors"):
-        try:
-            with safe_open(path, "pt") as weights:
-                for name in weights.keys():  # noqa: SIM118 - no dictionary, it has keys() only
-                    total += math.prod(weights.get_slice(name).get_shape()) * dtype_bytes
-        except SafetensorError as error:
-            raise ModelLoadError(
-                "The weights of this checkpoint are damaged on this disk. Choose another checkpoint."
-            ) from error
-    return total
-
-
-def load(checkpoint: Checkpoint, folder: Path, device: torch.device, dtype: torch.dtype) -> Loaded:
-    """Load model and processor from a local Hugging Face folder onto the device, in evaluation mode.
-
-    On an accelerator without room for it, once more on the CPU, which the note says.
-    Raises ModelLoadError if a part is missing: a head of random weights would answer at random.
-    """
-    import torch
-    import transformers
-    from safetensors import SafetensorError
-
-    started = time.perf_counter()
-    recipe = checkpoint.recipe
-    try:
-        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        processor = getattr(transformers, recipe.processor).from_pretrained(folder, trust_remote_code=False)
-        # A tokenizer without files loads with its special tokens only, and everything is unknown to it.
-        if recipe.processor == "AutoTokenizer" and len(processor) <= len(processor.all_special_tokens):
-            raise ValueError("the tokenizer has no vocabulary")
-        model_class = getattr(transformers, recipe.model(config.to_dict()))
-        model, info = model_class.from_pretrained(
-            folder,
-            dtype=dtype,
-            attn_implementation=recipe.attention,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            trust_remote_code=False,
+    def _row(self, key: _Key, slot: _Slot, now: float) -> Snapshot:
+        checkpoint, loaded = key[0], slot.loaded
+        counts = self._counts.get(key, _Counts())
+        return Snapshot(
+            name=checkpoint.name,
+            task=checkpoint.recipe.task,
+            bytes=loaded.bytes if loaded else 0,
+            device=str(loaded.device) if loaded else "",
+            dtype=loaded.precision if loaded else "",
+            users=slot.users,
+            idle_seconds=now - slot.last_used if loaded and not slot.users else 0.0,
+            loads=counts.loads,
+            hits=counts.hits,
+            pinned=slot.pinned,
+            state="loaded" if loaded else "loading",
+            progress="" if loaded else str(slot.progress),
         )
-        if info["mismatched_keys"]:
-            raise ValueError(f"sizes differ from config.json: {sorted(info['mismatched_keys'])[0]}")
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
-        log.warning("%s does not load", checkpoint.name, exc_info=True)
-        raise ModelLoadError(
-            f"{checkpoint.name} could not be loaded: its files do not make a complete model. "
-            "Choose another checkpoint."
-        ) from error
-    if info["missing_keys"]:
-        raise CheckpointError(
-            f"{checkpoint.name} lacks weights that this task needs ({len(info['missing_keys'])} tensors, "
-            f"such as {sorted(info['missing_keys'])[0]}). Choose a checkpoint fine-tuned for it."
+
+
+class OnCPU:
+    """Lends the manager's models as copies on the CPU, and their note says why."""
+
+    def __init__(self, models: ModelManager) -> None:
+        self._models = models
+
+    def use(
+        self,
+        offer: Offer,
+        choice: str = "auto",
+        report: Report = unreported,
+        stopped: Stopped = never,
+    ) -> AbstractContextManager[Loaded]:
+        """As ModelManager.use."""
+        return self._models._lend(offer, choice, report, stopped, on_cpu=True)
+
+
+def survives_out_of_memory(run: Run) -> Run:
+    """For a function or generator function that takes a ModelManager, and `stopped` if it likes.
+
+    When it runs out of memory, it begins once more, now that what was idle is gone; if that fails too and
+    it was on an accelerator, once more with models on the CPU. What a generator yields must stand for all
+    that it has yielded before. Raises OutOfMemory if nothing helped or the visitor has stopped.
+    """
+    signature = inspect.signature(run)
+
+    @wraps(run)
+    def once(*args: Any, **options: Any) -> Any:
+        attempts = _Attempts(signature.bind(*args, **options))
+        while True:
+            try:
+                return run(*attempts.bound.args, **attempts.bound.kwargs)
+            except OutOfMemory as error:
+                if not attempts.another(error):
+                    raise
+            # The next one is outside of the except block, whose traceback holds the tensors of this one.
+
+    @wraps(run)
+    def steps(*args: Any, **options: Any) -> Iterator[Any]:
+        attempts = _Attempts(signature.bind(*args, **options))
+        while True:
+            try:
+                return (yield from run(*attempts.bound.args, **attempts.bound.kwargs))
+            except OutOfMemory as error:
+                if not attempts.another(error):
+                    raise
+
+    return cast(Run, steps if inspect.isgeneratorfunction(run) else once)
+
+
+class _Attempts:
+    """The arguments of a run: first as given, then the same again, then with models on the CPU."""
+
+    def __init__(self, bound: inspect.BoundArguments) -> None:
+        given = bound.arguments
+        self.bound = bound
+        self._name = next(
+            (name for name, value in given.items() if isinstance(value, ModelManager)), "models"
         )
-    if recipe.processor == "AutoTokenizer" and processor.pad_token is None:
-        # Many decoders have none; what stands there is masked.
-        processor.pad_token = processor.eos_token
-        model.config.pad_token_id = processor.pad_token_id
-    model.eval()
-    note = ""
-    try:
-        model.to(device)
-    except torch.OutOfMemoryError:
-        device, dtype = torch.device("cpu"), torch.float32
-        model.to(device, dtype)
-        _release_memory()
-        note = "The accelerator has no room for it: it runs on the CPU."
-    size = sum(tensor.numel() * tensor.element_size() for tensor in model.parameters())
-    return Loaded(checkpoint, model, processor, device, dtype, size, time.perf_counter() - started, note)
+        self._stopped: Stopped = given.get("stopped", never)
+        self._failed = 0
+
+    def another(self, error: OutOfMemory) -> bool:
+        """Whether to try again after this error."""
+        self._failed += 1
+        if self._stopped() or self._failed > 2:
+            return False
+        if self._failed == 2:
+            if not isinstance(error, AcceleratorOutOfMemory):
+                return False
+            models = self.bound.arguments[self._name].on_cpu()
+            self.bound.arguments[self._name] = models
+            return models is not None
+        return True
+
+
+def _with_reserve(weights: int) -> int:
+    return int(weights * (1 + RESERVE))
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Torch has a class for it, but not for all devices: the CPU, MPS and cuBLAS raise a RuntimeError."""
+    import torch
+
+    signs = ("can't allocate", "out of memory", "ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError | OutOfMemory) or any(
+        sign in str(error) for sign in signs
+    )

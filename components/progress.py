@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 
@@ -26,11 +27,17 @@ class Progress:
 
 
 Report = Callable[[Progress], None]
+Alone = Callable[[Report], AbstractContextManager[None]]  # no model is loaded elsewhere inside
 Stopped = Callable[[], bool]  # whether the visitor has stopped the run or left
 
 
 def unreported(progress: Progress) -> None:
     """For callers who do not show progress."""
+
+
+def together(report: Report) -> AbstractContextManager[None]:
+    """For callers who load no model at the same time."""
+    return nullcontext()
 
 
 def never() -> bool:

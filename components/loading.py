@@ -1,0 +1,150 @@
+"""Loading: how does a local Hugging Face folder become a model on a device, and how large will it be?"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from components.checkpoints import Checkpoint
+from components.device import best_dtype, free_memory
+from components.errors import CheckpointError, ModelLoadError
+from components.models import Loaded, Place
+from components.progress import Progress, Report, unreported
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger("tour")
+
+DECODERS = ("generation", "speech", "translation")  # tasks whose linear layers may be quantized
+
+
+def weights_bytes(folder: Path, dtype_bytes: int = 4) -> int:
+    """Bytes that the safetensors of a folder take in memory, each number in `dtype_bytes`.
+
+    Raises ModelLoadError if a file is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    total = 0
+    for path in folder.glob("*.safetensors"):
+        try:
+            with safe_open(path, "pt") as weights:
+                for name in weights.keys():  # noqa: SIM118 - no dictionary, it has keys() only
+                    total += math.prod(weights.get_slice(name).get_shape()) * dtype_bytes
+        except SafetensorError as error:
+            raise ModelLoadError(
+                "The weights of this checkpoint are damaged on this disk. Choose another checkpoint."
+            ) from error
+    return total
+
+
+def place(device: Callable[[], torch.device], quantize: str = "none") -> Place:
+    """Loading onto a device that is asked for when something is loaded: torch takes seconds to import.
+
+    quantize: "int8" for the linear layers of decoders, on the CPU only.
+    """
+
+    def load_there(checkpoint: Checkpoint, folder: Path) -> Loaded:
+        on_cpu = device().type == "cpu"
+        return read(checkpoint, folder, best_dtype(device()), quantize if on_cpu else "none")
+
+    return Place(
+        load=load_there,
+        size=lambda folder: weights_bytes(folder, best_dtype(device()).itemsize),
+        free=lambda: free_memory(device()),
+        move=lambda loaded, report: move(loaded, device(), report),
+    )
+
+
+def load(
+    checkpoint: Checkpoint, folder: Path, device: torch.device, dtype: torch.dtype, quantize: str = "none"
+) -> Loaded:
+    """Read and move: model and processor of a local Hugging Face folder, ready to run on the device.
+
+    quantize: "int8" for the linear layers of decoders, on the CPU only.
+    """
+    loaded = read(checkpoint, folder, dtype, quantize if device.type == "cpu" else "none")
+    return move(loaded, device)
+
+
+def move(loaded: Loaded, device: torch.device, report: Report = unreported) -> Loaded:
+    """The same model on that device. Raises torch's error if there is no room."""
+    if loaded.device == device:
+        return loaded
+    report(Progress("moving to the device"))
+    started = time.perf_counter()
+    loaded.model.to(device)
+    return replace(loaded, device=device, seconds=loaded.seconds + time.perf_counter() - started)
+
+
+def read(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype, quantize: str = "none") -> Loaded:
+    """Load model and processor from a local Hugging Face folder into main memory, in evaluation mode.
+
+    Raises ModelLoadError if its files do not make a model, CheckpointError if a part is missing: a head
+    of random weights would answer at random.
+    """
+    import torch
+    import transformers
+    from safetensors import SafetensorError
+
+    started = time.perf_counter()
+    recipe = checkpoint.recipe
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        processor = getattr(transformers, recipe.processor).from_pretrained(folder, trust_remote_code=False)
+        # A tokenizer without files loads with its special tokens only, and everything is unknown to it.
+        if recipe.processor == "AutoTokenizer" and len(processor) <= len(processor.all_special_tokens):
+            raise ValueError("the tokenizer has no vocabulary")
+        model_class = getattr(transformers, recipe.model(config.to_dict()))
+        model, info = model_class.from_pretrained(
+            folder,
+            dtype=dtype,
+            attn_implementation=recipe.attention,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            trust_remote_code=False,
+        )
+        if info["mismatched_keys"]:
+            raise ValueError(f"sizes differ from config.json: {sorted(info['mismatched_keys'])[0]}")
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+        log.warning("%s does not load", checkpoint.name, exc_info=True)
+        raise ModelLoadError(
+            f"{checkpoint.name} could not be loaded: its files do not make a complete model. "
+            "Choose another checkpoint."
+        ) from error
+    if info["missing_keys"]:
+        raise CheckpointError(
+            f"{checkpoint.name} lacks weights that this task needs ({len(info['missing_keys'])} tensors, "
+            f"such as {sorted(info['missing_keys'])[0]}). Choose a checkpoint fine-tuned for it."
+        )
+    if recipe.processor == "AutoTokenizer" and processor.pad_token is None:
+        # Many decoders have none; what stands there is masked.
+        processor.pad_token = processor.eos_token
+        model.config.pad_token_id = processor.pad_token_id
+    model.eval()
+    quantized = False
+    if quantize == "int8" and recipe.task in DECODERS:
+        from components import quantization
+
+        quantized = quantization.quantize_decoder(model)
+    if quantized:
+        size = quantization.bytes_of(model)
+    else:
+        size = sum(tensor.numel() * tensor.element_size() for tensor in model.parameters())
+    return Loaded(
+        checkpoint,
+        model,
+        processor,
+        torch.device("cpu"),
+        dtype,
+        size,
+        time.perf_counter() - started,
+        quantized=quantized,
+    )

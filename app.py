@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import warnings
 from contextlib import suppress
 from functools import partial
@@ -20,6 +21,7 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = str(10**9)
 
 import gradio as gr
+from gradio import tunneling
 
 import demos
 from components import sources, ui
@@ -30,8 +32,9 @@ from components.line import Line
 from components.models import ModelManager
 from components.settings import Settings, parse
 
-GRACE = 7.0  # seconds that runs may take to finish when the app is stopped
-TELLING = 2.0  # seconds for the last answers to reach their visitors
+GRACE = 5.0  # seconds that runs may take to finish when the app is stopped
+TELLING = 2.0  # seconds for those who are broken off to be told
+SENDING = 0.5  # seconds for the last answers to be sent
 MOST_EVENTS = 256  # of Gradio at once; those that wait in our line among them
 IMPORTING = threading.Lock()  # see warm
 
@@ -142,13 +145,13 @@ def prepare(models: ModelManager, pinned: list[Demo]) -> None:
             logging.getLogger("tour").warning("%s is not preloaded: %s", demo.title, error)
 
 
-def stop(app: gr.Blocks, line: Line) -> None:
-    """Let the runs under way finish or tell their visitors that they do not; then end the server."""
+def stop(line: Line) -> None:
+    """Let the runs under way finish, or tell their visitors that they do not."""
     log = logging.getLogger("tour")
     log.info("stopping: %d runs under way, %d waiting", *line.counts())
     finished = line.close(GRACE, TELLING)
+    time.sleep(SENDING)
     log.info("stopped: %s", "all runs finished" if finished else "some runs were broken off")
-    app.close(verbose=False)
 
 
 def main() -> None:
@@ -184,7 +187,13 @@ def main() -> None:
     threading.Thread(target=prepare, args=(models, pinned), name="prepare", daemon=True).start()
     with suppress(KeyboardInterrupt):
         leaving.wait()
-    stop(app, line)
+    stop(line)  # the server ends with the process
+    if line.counts()[0]:
+        # A step of a model is under way that nobody waits for; Python cannot end in the middle of one.
+        logging.shutdown()
+        for tunnel in tunneling.CURRENT_TUNNELS:
+            tunnel.kill()
+        os._exit(0)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,6 @@ import psutil
 import pytest
 
 import app
-from benchmarks.load import ask, upload
 from components.hub import HubStatus
 from components.line import Line
 from components.models import ModelManager
@@ -81,6 +80,34 @@ def running() -> Iterator[Running]:
     one.page.close(verbose=False)
 
 
+async def ask(client: httpx.AsyncClient, name: str, values: list[Any]) -> list[Any]:
+    """What an endpoint answers. Raises RuntimeError with what it says instead."""
+    joined = await client.post(f"/gradio_api/call/{name}", json={"data": values})
+    joined.raise_for_status()
+    event, answer = "", None
+    async with client.stream("GET", f"/gradio_api/call/{name}/{joined.json()['event_id']}") as response:
+        async for line in response.aiter_lines():
+            field, _, value = line.partition(": ")
+            if field == "event":
+                event = value
+            elif field == "data" and event == "error":
+                raise RuntimeError(value)
+            elif field == "data" and event in ("generating", "complete"):
+                answer = json.loads(value)
+    if answer is None or event != "complete":
+        raise RuntimeError(f"{name} ended with {event!r}")
+    return answer
+
+
+def upload(url: str, path: Path) -> dict[str, Any]:
+    """Bring a file to the app; what it takes as the value of a file input."""
+    answer = httpx.post(
+        f"{url}gradio_api/upload", files={"files": (path.name, path.read_bytes())}, timeout=60
+    )
+    answer.raise_for_status()
+    return {"path": answer.json()[0], "orig_name": path.name, "meta": {"_type": "gradio.FileData"}}
+
+
 def until(condition: Callable[[], bool], seconds: float) -> bool:
     end = time.monotonic() + seconds
     while not condition():
@@ -91,7 +118,7 @@ def until(condition: Callable[[], bool], seconds: float) -> bool:
 
 
 def scores(answer: Any) -> dict[str, float]:
-    return {row["label"]: row["confidence"] for row in answer.data[0]["confidences"]}
+    return {row["label"]: row["confidence"] for row in answer[0]["confidences"]}
 
 
 def alike(one: dict[str, float], other: dict[str, float]) -> bool:
@@ -143,7 +170,7 @@ def questions(running: Running, picture: Path) -> list[Question]:
         async with httpx.AsyncClient(base_url=running.url, timeout=300) as client:
             return await ask(client, name, values)
 
-    (file,) = upload(running.url, [picture])
+    file = upload(running.url, picture)
     asked: list[tuple[str, list[Any]]] = [("sentiment", [text, "auto"]) for text in TEXTS]
     asked += [
         ("zero_shot", [TEXTS[i], labels, False, "This is about {}.", "auto"])
@@ -155,15 +182,15 @@ def questions(running: Running, picture: Path) -> list[Question]:
     for name, values in asked:
         answer = asyncio.run(alone(name, values))
         if name == "translate":
-            found.append(Question(name, values, lambda got, text=answer.data[0]: got.data[0] == text))
+            found.append(Question(name, values, lambda got, text=answer[0]: got[0] == text))
         else:
             found.append(Question(name, values, partial(fits, scores(answer))))
     for beginning in ("Once upon a time", "The weather is", "My name"):
         # Greedy, so that everyone gets the same; seeds and neighbours do not matter.
         values = [beginning, 12, 1, 0, 0, 1, 0, "auto"]
         answer = asyncio.run(alone("generate", values))
-        text = answer.data[0]["sequences"]
-        found.append(Question("generate", values, lambda got, text=text: got.data[0]["sequences"] == text))
+        text = answer[0]["sequences"]
+        found.append(Question("generate", values, lambda got, text=text: got[0]["sequences"] == text))
     return found
 
 

@@ -14,6 +14,8 @@ from functools import cache
 from typing import Any
 
 import gradio as gr
+import soundfile
+import soxr
 
 from components.device import best_device, best_dtype
 
@@ -44,7 +46,9 @@ def create(folders: dict[str, str]) -> gr.Blocks:
         return text
 
     def sentiment(text: str) -> dict[str, float]:
-        return {row["label"]: row["score"] for row in pipe("text-classification", "sentiment")(text, top_k=None)}
+        return {
+            row["label"]: row["score"] for row in pipe("text-classification", "sentiment")(text, top_k=None)
+        }
 
     def zero_shot(text: str, labels: str) -> dict[str, float]:
         import torch
@@ -77,7 +81,9 @@ def create(folders: dict[str, str]) -> gr.Blocks:
         return "\n".join(lines)
 
     def transcribe(path: str) -> str:
-        return pipe("automatic-speech-recognition", "speech")(path, chunk_length_s=30)["text"]
+        samples, rate = soundfile.read(path, dtype="float32")
+        sound = {"raw": soxr.resample(samples, rate, 16_000), "sampling_rate": 16_000}
+        return pipe("automatic-speech-recognition", "speech")(sound, chunk_length_s=30)["text"]
 
     def classify_image(picture: Any) -> dict[str, float]:
         rows = pipe("image-classification", "image")(picture, top_k=5)

@@ -242,7 +242,8 @@ def _labels_once(texts: list[str], labels: list[str], loaded: Loaded) -> list[Sc
 
     def embed(text: str, names: Sequence[str]) -> torch.Tensor:
         request = zero_shot.Request(text, tuple(names), zero_shot.TEMPLATE, False)
-        return zero_shot.forward(zero_shot.preprocess(request, loaded)[0], loaded)
+        encodings, _ = zero_shot.preprocess(request, loaded)
+        return torch.stack(loaded.share(zero_shot.joint)(encodings))
 
     hypotheses = embed(texts[0], labels)[1:]
     return [

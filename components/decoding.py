@@ -1,19 +1,47 @@
-"""Decoding: how does a causal language model write, one token at a time?"""
+"""Decoding: how does a causal language model write, one token at a time, for several visitors at once?
+
+A step of a model costs mostly the reading of its weights, so the sequences of all visitors take it
+together (continuous batching, Yu et al. 2022, "Orca"): a new one joins between two steps, one that has
+ended leaves. There is no thread for it: the visitor who finds nobody at work does the next step for all.
+"""
 
 from __future__ import annotations
 
 import inspect
+import logging
+import threading
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from components.matrices import quicken
+from components.models import Loaded
 from components.progress import Stopped, never
 
 if TYPE_CHECKING:
     import torch
 
+log = logging.getLogger("tour")
 
 COLD = 1e-4  # below this temperature logits overflow, and only the likeliest token would be drawn
+ABREAST = 32  # sequences that are written at the same time; further ones wait for room
+ROOM = 16_384  # tokens that the joint cache may hold; a longer text is written in steps of its own
+READ = 512  # tokens of a prompt that are read in one step
+GROW = 64  # columns that the joint cache grows by, at least
+CACHES = ("past_key_values", "cache_params", "state")  # what architectures call theirs
+LENGTH_DEPENDENT = {"dynamic", "longrope"}  # rotary embeddings that change with the longest of a batch
+
+
+class Token(NamedTuple):
+    """probability: what the model gave it, before temperature, penalty and limits."""
+
+    id: int
+    probability: float
+
+
+Step = list[Token | None]
 
 
 @dataclass(frozen=True)
@@ -26,6 +54,10 @@ class Sampling:
     repetition_penalty: float = 1.0
     seed: int = 0
 
+    @property
+    def greedy(self) -> bool:
+        return self.temperature < COLD
+
 
 def end_tokens(model: Any) -> list[int]:
     """The ids that end a text, from the checkpoint's generation settings; may be none."""
@@ -34,19 +66,93 @@ def end_tokens(model: Any) -> list[int]:
 
 
 def decode(
-    model: Any,
+    loaded: Loaded,
     input_ids: torch.Tensor,
     most: int,
     sampling: Sampling,
     stopped: Stopped = never,
-) -> Iterator[list[int | None]]:
+) -> Iterator[Step]:
     """Continue a prompt `[sequences, length]`, all rows alike, by at most `most` tokens.
 
     Yields the next token of each sequence, None for one that has ended, until all have ended or
-    `stopped` says so, which is asked before each step. The key/value cache is kept between steps,
-    and no inference mode is held while the caller is at work. Same seed, same tokens.
+    `stopped` says so, which is asked before each step. Key/value caches are kept between steps, and
+    neither inference mode nor the device while the caller is at work. Same seed, same tokens, whoever
+    else is being written for. Raises what the model raised on this prompt.
     """
-    import torch
+    engine = loaded.share(Engine)
+    yield from engine.write(Request(loaded, input_ids, most, sampling, stopped))
+
+
+class Request:
+    """What one visitor asked for, and how far it is. Only the one who does a step changes it."""
+
+    def __init__(
+        self, loaded: Loaded, input_ids: torch.Tensor, most: int, sampling: Sampling, stopped: Stopped
+    ) -> None:
+        import torch
+
+        self.sequences, length = input_ids.shape
+        self.prompt = input_ids[:1]
+        self.most, self.sampling, self.stopped = most, sampling, stopped
+        self.ends = set(end_tokens(loaded.model))
+        self.processors = _processors(sampling)
+        # Drawn on the CPU, so that a seed means the same on every device.
+        self.source = None if sampling.greedy else torch.Generator().manual_seed(sampling.seed)
+        # Zeros, because what has ended may be computed on, and any number might be no token.
+        self.ids = torch.zeros(self.sequences, length + most, dtype=torch.long, device=input_ids.device)
+        self.ids[:, :length] = input_ids
+        self.length = length  # of prompt and text so far
+        self.running = list(range(self.sequences)) if most > 0 else []
+        self.cache: Any = None  # its own, as long as it is in no joint one
+        self.cache_name = CACHES[0]
+        self.cached = list(range(self.sequences))  # those that are in its own cache
+        self.read = 0  # tokens of the prompt in that cache
+        self.ready: deque[Step | Exception] = deque()
+        self.gone = False  # the visitor takes no more
+
+    @property
+    def total(self) -> int:
+        """Tokens of each sequence when it is as long as it may get."""
+        return self.ids.shape[1]
+
+    def take(self, logits: torch.Tensor) -> None:
+        """Choose the next token of those that run, from `[running, vocabulary]`."""
+        import torch
+
+        logits = logits.float()
+        scores = logits
+        if self.processors:
+            scores = self.processors(self.ids[self.running, : self.length], logits)
+        if self.source is None:
+            chosen = scores.argmax(-1)
+        else:
+            shares = scores.softmax(-1).cpu()
+            if len(self.running) < self.sequences:
+                # What has ended draws on, so that the others get the numbers that they would have got.
+                running, shares = shares, torch.ones(self.sequences, shares.shape[1])
+                shares[self.running] = running
+            drawn = torch.multinomial(shares, 1, generator=self.source)[self.running, 0]
+            chosen = drawn.to(logits.device)
+        surely = (logits.gather(1, chosen[:, None])[:, 0] - logits.logsumexp(-1)).exp()
+        self.ids[self.running, self.length] = chosen
+        self.length += 1
+        step: Step = [None] * self.sequences
+        for sequence, token, probability in zip(self.running, chosen.tolist(), surely.tolist(), strict=True):
+            if token not in self.ends:
+                step[sequence] = Token(token, probability)
+        self.running = [sequence for sequence in self.running if step[sequence] is not None]
+        if self.length == self.total:
+            self.running = []
+        self.ready.append(step)
+
+    def fail(self, error: Exception) -> None:
+        """This visitor's text ends here, in that error."""
+        self.running, self.cache = [], None
+        self.ready.append(error)
+
+
+def _processors(sampling: Sampling) -> Any:
+    """Those of Transformers, in the order in which `generate` has them."""
     from transformers import (
         LogitsProcessorList,
         RepetitionPenaltyLogitsProcessor,
@@ -58,43 +164,353 @@ def decode(
     processors = LogitsProcessorList()
     if sampling.repetition_penalty != 1:
         processors.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
-    greedy = sampling.temperature < COLD
-    if not greedy:
+    if not sampling.greedy:
         processors.append(TemperatureLogitsWarper(sampling.temperature))
         if sampling.top_k:
             processors.append(TopKLogitsWarper(sampling.top_k))
         if sampling.top_p < 1:
             processors.append(TopPLogitsWarper(sampling.top_p))
-    # Drawn on the CPU, so that a seed means the same on every device.
-    source = torch.Generator().manual_seed(sampling.seed)
-    ends, rows = set(end_tokens(model)), input_ids.shape[0]
-    running = [True] * rows
-    history, cache, step_input = input_ids, None, input_ids
+    return processors
 
-    # Logits of the last position are enough; not every architecture can leave out the others.
-    last_only = (
-        {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+
+class Engine:
+    """Writes for all visitors of one loaded model.
+
+    abreast: sequences that are written at the same time; room: tokens that the joint cache may hold.
+    """
+
+    def __init__(self, loaded: Loaded, abreast: int = ABREAST, room: int = ROOM) -> None:
+        self._loaded, self._abreast, self._room = loaded, abreast, room
+        quicken(loaded.model)
+        # Logits of the last position are enough; not every architecture can leave out the others.
+        named = inspect.signature(loaded.model.forward).parameters
+        self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in named else {}
+        self._can_join = _can_join(loaded.model)
+        self._changed = threading.Condition()
+        # What follows is changed by the one at work, or by anybody who holds the condition meanwhile.
+        self._at_work = False
+        self._waiting: deque[Request] = deque()
+        self._reading: deque[Request] = deque()
+        self._joint = Joint()
+        self._alone: deque[Request] = deque()
+        self._read_last = self._joint_last = False
+
+    def write(self, request: Request) -> Iterator[Step]:
+        """The steps of a request, done by this visitor's thread or by another's."""
+        with self._changed:
+            self._waiting.append(request)
+        try:
+            while not request.stopped():
+                with self._changed:
+                    while self._at_work and not request.ready and not request.stopped():
+                        self._changed.wait()
+                    if request.ready:
+                        step = request.ready.popleft()
+                    elif self._at_work or not request.running:
+                        return
+                    else:
+                        self._at_work, step = True, None
+                if step is None:
+                    self._work()
+                elif isinstance(step, Exception):
+                    raise step
+                else:
+                    yield step
+        finally:
+            with self._changed:
+                request.gone = True
+                if not self._at_work:
+                    self._sort_out()
+
+    def _work(self) -> None:
+        """One step for everybody: some of a prompt, or the next token of those who take it together."""
+        try:
+            with self._changed:
+                self._sort_out()
+            writing = self._alone or self._joint.requests
+            # Prompts and texts in turns: who comes begins soon, and nobody stands still for long.
+            self._read_last = bool(self._reading and not (writing and self._read_last))
+            if not self._read_last and writing:
+                self._joint_last = bool(self._joint.requests and not (self._alone and self._joint_last))
+            with self._loaded.computing():
+                if self._read_last:
+                    self._read(self._reading.popleft())
+                elif writing and self._joint_last:
+                    self._step_joint()
+                elif writing:
+                    self._step_alone(self._alone.popleft())
+        finally:
+            with self._changed:
+                self._at_work = False
+                self._changed.notify_all()
+
+    def _sort_out(self) -> None:
+        """Let those go who have ended, stopped or left, and those in who fit."""
+        everybody = (*self._waiting, *self._reading, *self._alone, *self._joint.requests)
+        for request in everybody:
+            if request.gone or request.stopped():
+                request.running = []
+        self._waiting = deque(request for request in self._waiting if request.running)
+        self._reading = deque(request for request in self._reading if request.running)
+        self._alone = deque(request for request in self._alone if request.running)
+        self._joint.shed()
+        taken = sum(len(one.running) for one in (*self._reading, *self._alone, *self._joint.requests))
+        while self._waiting and (not taken or taken + self._waiting[0].sequences <= self._abreast):
+            taken += self._waiting[0].sequences
+            self._reading.append(self._waiting.popleft())
+
+    def _read(self, request: Request) -> None:
+        """The next tokens of a prompt, and after its last one the first of the text."""
+        try:
+            # Once for all sequences of a prompt, where their caches can be copied.
+            rows = request.prompt if self._can_join else request.prompt.expand(request.sequences, -1)
+            until = request.read + READ if self._can_join else rows.shape[1]
+            logits = self._forward(request, rows[:, request.read : until])
+            request.read = until
+            if until < rows.shape[1]:
+                self._reading.append(request)
+                return
+            request.take(logits.expand(request.sequences, -1))
+            if not request.running:
+                request.cache = None
+            elif self._can_join and self._joint.takes(request, self._room):
+                self._joint.join(request)
+            else:
+                if self._can_join:
+                    request.cache.batch_repeat_interleave(request.sequences)
+                self._alone.append(request)
+        except Exception as error:
+            request.fail(error)
+
+    def _step_alone(self, request: Request) -> None:
+        """The next token of one request, in a cache of its own."""
+        try:
+            logits = self._forward(request, request.ids[request.cached, request.length - 1 :][:, :1])
+            request.take(logits[[request.cached.index(sequence) for sequence in request.running]])
+            self._alone.append(request)
+        except Exception as error:
+            request.fail(error)
+
+    def _step_joint(self) -> None:
+        """The next token of all in the joint cache. Where that fails, each goes on alone."""
+        failure = None
+        try:
+            logits = self._joint.forward(self._loaded.model, self._last_only)
+        except Exception as error:
+            failure = error
+        if failure is None:
+            self._joint.hand_out(logits)
+        elif len(self._joint.requests) == 1:
+            self._joint.requests[0].fail(failure)
+        else:
+            log.warning("a step of %d texts together failed: %r", len(self._joint.requests), failure)
+            failure.__traceback__ = None  # it holds the memory of the failed step
+            self._alone.extend(self._joint.apart())
+
+    def _forward(self, request: Request, tokens: torch.Tensor) -> torch.Tensor:
+        """Tokens `[rows, length]` through a request's own cache -> the last logits `[rows, vocabulary]`."""
+        named = {}
+        if request.cache is not None:
+            named[request.cache_name] = request.cache
+        elif request.read:  # an architecture without a cache reads everything again
+            tokens = request.ids[:, : request.length]
+        output = self._loaded.model(input_ids=tokens, use_cache=True, **named, **self._last_only)
+        for name in CACHES:
+            if output.get(name) is not None:
+                request.cache_name, request.cache = name, output[name]
+        return output.logits[:, -1]
+
+
+class Joint:
+    """Requests that are written together, and their keys and values in one cache.
+
+    Each sequence has a row, filled from the left; a step puts its new token behind each row's last one.
+    So who joins or leaves moves nobody else. Columns that a row has not filled are masked.
+    """
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+        self._rows: list[tuple[Request, int]] = []  # request and its sequence, row by row
+        self._cache: Any = None
+        self._filled: list[int] = []  # columns, row by row
+
+    def takes(self, request: Request, room: int) -> bool:
+        """Whether it can be written here, and the cache stays within so many tokens to the end."""
+        columns = max(one.total for one in (request, *self.requests))
+        return _is_plain(request) and (len(self._rows) + request.sequences) * columns <= room
+
+    def join(self, request: Request) -> None:
+        """Copy the keys and values of a prompt into rows for the sequences that run."""
+        columns = request.length - 1
+        first, last = len(self._rows), len(self._rows) + len(request.running)
+        if self._cache is None:
+            self._cache = _slots(len(request.cache.layers))
+        for layer, prompt in zip(self._cache.layers, request.cache.layers, strict=True):
+            layer.reserve(last, columns + 1, prompt)
+            layer.keys[first:last, :, :columns] = prompt.keys
+            layer.values[first:last, :, :columns] = prompt.values
+        self.requests.append(request)
+        self._rows += [(request, sequence) for sequence in request.running]
+        self._filled += [columns] * len(request.running)
+        request.cache = None
+
+    def shed(self) -> None:
+        """Free the rows of sequences that do not run any more; the last rows move there."""
+        import torch
+
+        with torch.inference_mode():
+            for row in reversed(range(len(self._rows))):
+                request, sequence = self._rows[row]
+                if sequence in request.running:
+                    continue
+                end = self._rows.pop()
+                columns = self._filled.pop()
+                if row < len(self._rows):
+                    self._rows[row], self._filled[row] = end, columns
+                    for layer in self._cache.layers:
+                        layer.keys[row, :, :columns] = layer.keys[len(self._rows), :, :columns]
+                        layer.values[row, :, :columns] = layer.values[len(self._rows), :, :columns]
+        self.requests = [request for request in self.requests if request.running]
+        if not self.requests:
+            self._cache = None
+
+    def forward(self, model: Any, options: dict[str, Any]) -> torch.Tensor:
+        """The next logits of all rows `[rows, vocabulary]`. Done again, it gives the same."""
+        import torch
+
+        newest = [request.ids[sequence, request.length - 1] for request, sequence in self._rows]
+        tokens = torch.stack(newest)[:, None]
+        positions = torch.tensor(self._filled, device=tokens.device)
+        columns = max(self._filled)
+        level = min(self._filled) == columns
+        mask = None
+        if not level:
+            mask = (torch.arange(columns + 1, device=tokens.device) <= positions[:, None]).long()
+        for layer in self._cache.layers:
+            layer.reserve(len(self._rows), columns + 1, layer)
+            layer.columns, layer.positions = columns, None if level else positions
+        output = model(
+            input_ids=tokens,
+            attention_mask=mask,
+            position_ids=positions[:, None],
+            past_key_values=self._cache,
+            use_cache=True,
+            **options,
+        )
+        return output.logits[:, -1]
+
+    def hand_out(self, logits: torch.Tensor) -> None:
+        """Each request chooses from its rows; an error there is that request's alone."""
+        self._filled = [columns + 1 for columns in self._filled]
+        for request in self.requests:
+            try:
+                request.take(logits[self._rows_of(request)])
+            except Exception as error:
+                request.fail(error)
+
+    def apart(self) -> list[Request]:
+        """All requests that can be given a cache of their own; no longer here."""
+        from transformers import DynamicCache
+
+        alone = []
+        for request in self.requests:
+            rows = self._rows_of(request)
+            columns = self._filled[rows[0]]
+            try:
+                own = DynamicCache()
+                for i, layer in enumerate(self._cache.layers):
+                    own.update(layer.keys[rows, :, :columns], layer.values[rows, :, :columns], i)
+                request.cache, request.cached = own, list(request.running)
+                alone.append(request)
+            except Exception as error:
+                request.fail(error)
+        self.requests, self._rows, self._filled, self._cache = [], [], [], None
+        return alone
+
+    def _rows_of(self, request: Request) -> list[int]:
+        """In the order of its running sequences."""
+        rows = {sequence: row for row, (one, sequence) in enumerate(self._rows) if one is request}
+        return [rows[sequence] for sequence in request.running]
+
+
+def _slots(layers: int) -> Any:
+    """A cache of Transformers whose layers keep rows of different lengths."""
+    from transformers.cache_utils import Cache
+
+    return Cache(layers=[_slot_layer()() for _ in range(layers)])
+
+
+@cache
+def _slot_layer() -> Any:
+    import torch
+    from transformers.cache_utils import DynamicLayer
+
+    class Slots(DynamicLayer):
+        """keys and values: `[rows, heads, columns, size]`, more than are in use; see Joint."""
+
+        keys: Any
+        values: Any
+        columns = 0  # that the longest row has filled
+        positions: torch.Tensor | None = None  # where each row's next token goes, if not there
+
+        def reserve(self, rows: int, columns: int, like: Any) -> None:
+            """Make room for so many rows and columns, of the shape and kind of another layer's."""
+            if self.keys is not None and self.keys.shape[0] >= rows and self.keys.shape[2] >= columns:
+                return
+            self.keys, self.values = (
+                _grown(old, rows, columns, new)
+                for old, new in ((self.keys, like.keys), (self.values, like.values))
+            )
+            self.is_initialized = True
+
+        def update(
+            self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+        ) -> tuple[torch.Tensor, torch.Tensor]:
+            rows, end = key_states.shape[0], self.columns + 1
+            if self.positions is None:
+                self.keys[:rows, :, self.columns] = key_states[:, :, 0]
+                self.values[:rows, :, self.columns] = value_states[:, :, 0]
+            else:
+                every = torch.arange(rows, device=key_states.device)
+                self.keys[every, :, self.positions] = key_states[:, :, 0]
+                self.values[every, :, self.positions] = value_states[:, :, 0]
+            return self.keys[:rows, :, :end], self.values[:rows, :, :end]
+
+        def get_seq_length(self) -> int:
+            return self.columns
+
+    return Slots
+
+
+def _grown(old: torch.Tensor | None, rows: int, columns: int, like: torch.Tensor) -> torch.Tensor:
+    """A larger tensor with the content of the old one. Zeros, because 0 times what lies there must be 0."""
+    had_rows, had_columns = (old.shape[0], old.shape[2]) if old is not None else (0, 0)
+    rows = max(rows, 2 * had_rows) if rows > had_rows else had_rows
+    columns = (columns * 5 // 4 // GROW + 1) * GROW if columns > had_columns else had_columns
+    new = like.new_zeros(rows, like.shape[1], columns, like.shape[3])
+    if old is not None:
+        new[:had_rows, :, :had_columns] = old
+    return new
+
+
+def _is_plain(request: Request) -> bool:
+    """Whether its cache holds the keys and values of each token in each layer, and nothing else."""
+    from transformers.cache_utils import DynamicLayer
+
+    return all(
+        type(layer) is DynamicLayer and layer.get_seq_length() == request.length - 1
+        for layer in request.cache.layers
     )
 
-    @torch.inference_mode()
-    def step() -> torch.Tensor:
-        nonlocal cache
-        output = model(input_ids=step_input, past_key_values=cache, use_cache=True, **last_only)
-        cache = output.past_key_values
-        scores = processors(history, output.logits[:, -1].float())  # type: ignore[arg-type]
-        if greedy:
-            return scores.argmax(-1)
-        return torch.multinomial(scores.softmax(-1).cpu(), 1, generator=source)[:, 0].to(input_ids.device)
 
-    for _ in range(most):
-        if stopped() or not any(running):
-            return
-        chosen = step()
-        history = torch.cat([history, chosen[:, None]], dim=1)
-        step_input = chosen[:, None]
-        tokens: list[int | None] = []
-        for row, token in enumerate(chosen.tolist()):
-            ended = token in ends or not running[row]
-            running[row] = not ended
-            tokens.append(None if ended else token)
-        yield tokens
+def _can_join(model: Any) -> bool:
+    """Whether sequences of different lengths can share a step without changing each other's results."""
+    from transformers.cache_utils import DynamicCache, DynamicLayer
+
+    named = inspect.signature(model.forward).parameters
+    if not {"attention_mask", "position_ids", "past_key_values"} <= set(named):
+        return False
+    rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
+    kinds = {rope.get("rope_type"), *(one.get("rope_type") for one in rope.values() if isinstance(one, dict))}
+    layers = DynamicCache(config=model.config).layers
+    return not kinds & LENGTH_DEPENDENT and all(type(layer) is DynamicLayer for layer in layers)

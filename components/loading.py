@@ -15,6 +15,7 @@ from components.device import best_dtype, free_memory
 from components.errors import CheckpointError, ModelLoadError
 from components.models import Loaded, Place
 from components.progress import Progress, Report, unreported
+from components.quantization import bytes_of, quantize_decoder
 
 if TYPE_CHECKING:
     import torch
@@ -129,22 +130,14 @@ def read(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype, quantize: str
         processor.pad_token = processor.eos_token
         model.config.pad_token_id = processor.pad_token_id
     model.eval()
-    quantized = False
-    if quantize == "int8" and recipe.task in DECODERS:
-        from components import quantization
-
-        quantized = quantization.quantize_decoder(model)
-    if quantized:
-        size = quantization.bytes_of(model)
-    else:
-        size = sum(tensor.numel() * tensor.element_size() for tensor in model.parameters())
+    quantized = quantize == "int8" and recipe.task in DECODERS and quantize_decoder(model)
     return Loaded(
         checkpoint,
         model,
         processor,
         torch.device("cpu"),
         dtype,
-        size,
+        bytes_of(model),
         time.perf_counter() - started,
         quantized=quantized,
     )

@@ -68,7 +68,10 @@ class Settings:
     )
     cache: Path = _setting(_default_cache, "TOUR_CACHE", "folder for the starters' weights", type=Path)
     memory_budget: float = _setting(
-        0.0, "TOUR_MEMORY_BUDGET", "GB that loaded models may take together; 0: four fifths of what is free at the first load", type=_amount
+        0.0,
+        "TOUR_MEMORY_BUDGET",
+        "GB that loaded models may take together; 0: four fifths of what is free at the first load",
+        type=_amount,
     )
     keep_alive: float = _setting(
         10.0,

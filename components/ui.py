@@ -195,7 +195,7 @@ class Page:
                     if isinstance(step, DemoError):
                         raise step
                     if step is NOTHING_YET or isinstance(step, Progress):
-                        progress = progress if step is NOTHING_YET else step
+                        progress = step if isinstance(step, Progress) else progress
                         if step is progress and time.monotonic() < quick:
                             continue
                         place = self._line.place(ticket)

@@ -1,37 +1,42 @@
 """Speech: which words were said, and when?
 
 Whisper (Radford et al. 2022, "Robust Speech Recognition via Large-Scale Weak Supervision") hears 30 s
-at a time. Longer recordings are done as in section 4.5 of the paper: decode with timestamps, move on to
-the end of the last complete segment, so that a word at the edge is heard again in full.
+at a time. Longer recordings are cut at pauses into stretches that are decoded together. A stretch
+without a pause for more than 30 s is done as in section 4.5 of the paper: decode with timestamps, move
+on to the end of the last complete segment, so that a word at the edge is heard again in full.
 """
 
 from __future__ import annotations
 
-import copy
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from components import audio
+from components import audio, pauses
 from components.errors import InputError
+from components.progress import Stopped, never
 from components.transcripts import Segment
+from components.windows import Decoded, Engine, Window, is_multilingual, token_ends
 
 if TYPE_CHECKING:
-    import torch
+    from components.models import Loaded
 
 TIMESTAMPS = ("none", "segment", "word")
 TASKS = ("transcribe", "translate")
 
-HOP = 160  # samples from one frame of the spectrogram to the next
-GREEDY: dict[str, Any] = {"num_beams": 1}
-UNREPEATED: dict[str, Any] = {"num_beams": 1, "no_repeat_ngram_size": 4}  # a second try, out of a loop
-
 STEP = 0.02  # seconds from one timestamp token to the next, and per encoder position
 MULTILINGUAL_VOCABULARY = 51_865  # tokens; the English-only checkpoints have one less
+Span = tuple[int, int, float, float]  # first token and the one after the last, start and end in seconds
+SHORTEST_REST = (
+    5.0  # seconds; less before a pause is heard again with the segment before it, to be understood
+)
 SHORTEST_ADVANCE = 1.0  # seconds; a window that would move on by less is taken as it stands
+FIRST = 0.5  # of a window; the first stretch is shorter than the others, so that text appears soon
 
 # When is a window's text not to be believed? The signs are those of section 4.5 of the paper.
 REPETITIVE_ABOVE = 2.4  # zlib compression ratio of the text, as in the paper
@@ -71,25 +76,14 @@ class Request:
     words: bool
     language: str | None
     task: str
-    stop: Callable[[], bool]
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """tokens: those after the prompt, without end of text; ends: where each ends, seconds, if asked for."""
-
-    tokens: tuple[int, ...]
-    ends: tuple[float, ...]
-    logprob: float
-    no_speech: float
-    language: str | None
+    stop: Stopped
 
 
 def languages(model: Any) -> dict[str, str]:
     """Language code -> English name, sorted by name; empty for English-only checkpoints."""
     from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
-    if not _is_multilingual(model):
+    if not is_multilingual(model):
         return {}
     codes = [token.strip("<|>") for token in model.generation_config.lang_to_id]
     return dict(
@@ -98,25 +92,25 @@ def languages(model: Any) -> dict[str, str]:
 
 
 def transcribe(
-    model: Any,
-    processor: Any,
+    loaded: Loaded,
     samples: np.ndarray,
     *,
     timestamps: str = "segment",
     language: str | None = None,
     task: str = "transcribe",
-    stop: Callable[[], bool] = lambda: False,
+    stop: Stopped = never,
 ) -> Iterator[Piece]:
     """Transcribes a recording of any length, one Piece after another.
 
-    model: WhisperForConditionalGeneration; samples: float32 [samples], mono, 16 kHz. language: a code of
-    `languages(model)`, None to detect it in the first window with speech. task "translate": into English.
-    Once stop() is true the window under way is given up and nothing more comes; it is asked after each
-    token. Raises InputError at once where the checkpoint cannot do what is asked.
+    loaded: a WhisperForConditionalGeneration with its processor; samples: float32 [samples], mono, 16 kHz.
+    language: a code of `languages(model)`, None to detect it in the first window with speech. task
+    "translate": into English. Once stop() is true what is under way is given up and nothing more comes;
+    it is asked before each step of the decoder. Raises InputError at once where the checkpoint cannot do
+    what is asked.
     """
-    _check(model, timestamps, language, task)
-    request = Request(timestamps == "word", language if languages(model) else None, task, stop)
-    return _pieces(model, processor, samples, request)
+    _check(loaded.model, timestamps, language, task)
+    known = language if is_multilingual(loaded.model) else None
+    return _pieces(loaded, samples, Request(timestamps == "word", known, task, stop))
 
 
 def _check(model: Any, timestamps: str, language: str | None, task: str) -> None:
@@ -152,33 +146,108 @@ def _check(model: Any, timestamps: str, language: str | None, task: str) -> None
         )
 
 
-def _pieces(model: Any, processor: Any, samples: np.ndarray, request: Request) -> Iterator[Piece]:
-    aligner = _aligner(model) if request.words else None
+@dataclass(eq=False)
+class _Stretch:
+    """A part of the recording, in samples: done up to `at`, with one window under way at most."""
+
+    at: int
+    end: int
+    window: Window | None = None
+    pieces: deque[Piece] = field(default_factory=deque)
+
+
+def _pieces(loaded: Loaded, samples: np.ndarray, request: Request) -> Iterator[Piece]:
+    """The pieces of all stretches, in order; several of them are under way at once."""
+    engine = loaded.share(Engine)
+    most = loaded.processor.feature_extractor.n_samples
+    stretches = deque(_Stretch(*part) for part in pauses.cut(samples, most, round(FIRST * most)))
+    begun = False
+    try:
+        while stretches and not request.stop():
+            # The first window goes alone: its text comes soonest, and it tells the language.
+            told = request.language is not None or not is_multilingual(loaded.model)
+            unfinished = (stretch for stretch in stretches if stretch.at < stretch.end)
+            current = list(islice(unfinished, engine.ahead if begun and told else 1))
+            for stretch in current:
+                _go_on(loaded, engine, samples, stretch, request)
+            windows = [stretch.window for stretch in current if stretch.window]
+            if windows and not stretches[0].pieces:
+                engine.wait(windows)
+            for stretch in current:
+                if (window := stretch.window) and window.done:
+                    begun = True
+                    request = _take(loaded, samples, stretch, window, request)
+            while stretches and (stretches[0].pieces or stretches[0].at >= stretches[0].end):
+                if stretches[0].pieces:
+                    yield stretches[0].pieces.popleft()
+                else:
+                    stretches.popleft()
+    finally:
+        engine.withdraw([stretch.window for stretch in stretches if stretch.window])
+
+
+def _go_on(loaded: Loaded, engine: Engine, samples: np.ndarray, stretch: _Stretch, request: Request) -> None:
+    """Has the next window of a stretch decoded, unless one is under way; silence is passed over."""
+    most = loaded.processor.feature_extractor.n_samples
     total = samples.size / audio.RATE
-    window_size = processor.feature_extractor.n_samples
-    at = 0
-    while at < samples.size and not request.stop():
-        at += audio.leading_silence(samples[at : at + window_size])
-        window = samples[at : at + window_size]
-        if audio.is_silent(window):
-            at += window.size
-            yield Piece("", (), (), request.language, min(at / audio.RATE, total), total, "silence")
+    while stretch.at < stretch.end and stretch.window is None:
+        stretch.at += audio.leading_silence(samples[stretch.at : min(stretch.at + most, stretch.end)])
+        sound = samples[stretch.at : min(stretch.at + most, stretch.end)]
+        if audio.is_silent(sound):
+            stretch.at += sound.size
+            done = stretch.at / audio.RATE
+            stretch.pieces.append(Piece("", (), (), request.language, done, total, "silence"))
             continue
-        decoded = _decode(model, aligner, processor, window, request)
-        if decoded is None:
-            return
-        piece, advance = _piece(model, processor, decoded, window.size / audio.RATE)
-        if piece.text and request.language is None:
-            request = replace(request, language=decoded.language)
-        piece = _shifted(piece, at / audio.RATE)
-        at = min(at + max(1, round(advance * audio.RATE)), samples.size)
-        yield replace(piece, done=at / audio.RATE, total=total)
+        seconds = sound.size / audio.RATE
+
+        def loops(decoded: Decoded, seconds: float = seconds) -> bool:
+            text = _text(loaded.processor.tokenizer, decoded.tokens)
+            return _loops(text, decoded, seconds) and decoded.no_speech <= NO_SPEECH_ABOVE
+
+        stretch.window = Window(sound, request.language, request.task, request.words, request.stop, loops)
+        engine.submit(stretch.window)
 
 
-def _piece(model: Any, processor: Any, decoded: Decoded, seconds: float) -> tuple[Piece, float]:
-    """The piece of a window of so many seconds, with times in the window, and how far to move on."""
-    tokenizer = processor.tokenizer
-    spans, advance = _spans(decoded.tokens, _timestamp_begin(model), seconds)
+def _take(
+    loaded: Loaded, samples: np.ndarray, stretch: _Stretch, window: Window, request: Request
+) -> Request:
+    """The piece of a window that is done, and the request with its language where that was not known."""
+    stretch.window = None
+    if window.error:
+        raise window.error
+    decoded = window.decoded
+    if decoded is None:  # stopped
+        return request
+    ends = token_ends(loaded.model, decoded, window.samples.size) if request.words else ()
+    begin, seconds = _timestamp_begin(loaded.model), window.samples.size / audio.RATE
+    spans, advance = _spans(decoded.tokens, begin, seconds)
+    rest = stretch.at + round(advance * audio.RATE)
+    if stretch.at + window.samples.size == stretch.end and rest < stretch.end:
+        if pauses.is_one(samples, rest, stretch.end):
+            advance = seconds
+        elif seconds - advance < SHORTEST_REST and len(spans) > 1:
+            advance = spans.pop()[2]
+    piece, advance = _piece(loaded.processor.tokenizer, decoded, ends, spans, advance, seconds)
+    if piece.text and request.language is None:
+        request = replace(request, language=decoded.language)
+    piece = _shifted(piece, stretch.at / audio.RATE)
+    stretch.at = min(stretch.at + max(1, round(advance * audio.RATE)), stretch.end)
+    stretch.pieces.append(replace(piece, done=stretch.at / audio.RATE, total=samples.size / audio.RATE))
+    return request
+
+
+def _piece(
+    tokenizer: Any,
+    decoded: Decoded,
+    ends: tuple[float, ...],
+    spans: list[Span],
+    advance: float,
+    seconds: float,
+) -> tuple[Piece, float]:
+    """The piece of a window of so many seconds, with times in the window, and how far to move on.
+
+    ends: where each token ends, in seconds, for word times; spans, advance: as of `_spans`.
+    """
     empty = Piece("", (), (), decoded.language, seconds, seconds)
     left_out = _left_out(_text(tokenizer, decoded.tokens), decoded, seconds)
     if left_out:
@@ -189,7 +258,7 @@ def _piece(model: Any, processor: Any, decoded: Decoded, seconds: float) -> tupl
         for first, last, start, end in spans
         if (said := _text(tokenizer, decoded.tokens[first:last]).strip())
     )
-    words = tuple(word for span in spans for word in _words(tokenizer, decoded, span))
+    words = tuple(word for span in spans for word in _words(tokenizer, decoded, ends, span))
     return replace(empty, text=text, segments=segments, words=words), advance
 
 
@@ -214,9 +283,7 @@ def compression_ratio(text: str) -> float:
     return len(data) / len(zlib.compress(data))
 
 
-def _spans(
-    tokens: tuple[int, ...], begin: int, seconds: float
-) -> tuple[list[tuple[int, int, float, float]], float]:
+def _spans(tokens: tuple[int, ...], begin: int, seconds: float) -> tuple[list[Span], float]:
     """Splits tokens at the timestamps, whose ids start at `begin`.
 
     Gives (first, last, start, end) of each stretch of text, in seconds of the window, and the advance.
@@ -241,21 +308,21 @@ def _spans(
     return spans, seconds
 
 
-def _words(tokenizer: Any, decoded: Decoded, span: tuple[int, int, float, float]) -> Iterator[Segment]:
+def _words(tokenizer: Any, decoded: Decoded, token_ends: tuple[float, ...], span: Span) -> Iterator[Segment]:
     """Groups tokens into words as the tokenizer does; times are kept within the segment's."""
     from transformers.models.whisper.tokenization_whisper import LANGUAGES, _combine_tokens_into_words
 
-    if not decoded.ends:
+    if not token_ends:
         return
     first, last, start, end = span
     name = LANGUAGES.get(decoded.language or "en", "english")
     texts, _, positions = _combine_tokens_into_words(tokenizer, list(decoded.tokens[first:last]), name)
     for text, indices in zip(texts, positions, strict=True):
-        begins = decoded.ends[first + indices[0] - 1] if first + indices[0] else start
+        begins = token_ends[first + indices[0] - 1] if first + indices[0] else start
         voiced = [
             i for i in indices if _is_voiced(_text(tokenizer, decoded.tokens[first + i : first + i + 1]))
         ]
-        ends = decoded.ends[first + (voiced or indices)[-1]]
+        ends = token_ends[first + (voiced or indices)[-1]]
         begins = min(max(begins, start), end)
         if text.strip():
             yield Segment(text.strip(), begins, min(max(ends, begins), end))
@@ -266,125 +333,12 @@ def _is_voiced(text: str) -> bool:
     return any(letter.isalnum() or letter == "\ufffd" for letter in text)
 
 
-def _decode(model: Any, aligner: Any, processor: Any, window: np.ndarray, request: Request) -> Decoded | None:
-    """Encodes and decodes one window; None where it was stopped. The only place that computes."""
-    import torch
-
-    with torch.inference_mode():
-        states = _encode(model, processor, window)
-        no_speech, language = _first_step(model, states, request.language)
-        for search in GREEDY, UNREPEATED:
-            if request.stop():
-                return None
-            decoded = _generate(aligner or model, states, window.size, request, language, search)
-            decoded = replace(decoded, no_speech=no_speech)
-            text = _text(processor.tokenizer, decoded.tokens)
-            if not _loops(text, decoded, window.size / audio.RATE) or no_speech > NO_SPEECH_ABOVE:
-                break
-    return None if request.stop() else decoded
-
-
-def _encode(model: Any, processor: Any, window: np.ndarray) -> torch.Tensor:
-    """[samples] -> log-Mel spectrogram [1, bins, frames] -> encoder states [1, positions, hidden]."""
-    features = processor.feature_extractor(window, sampling_rate=audio.RATE, return_tensors="pt")
-    return model.get_encoder()(features.input_features.to(model.device, model.dtype)).last_hidden_state
-
-
-def _outputs(states: torch.Tensor) -> Any:
-    """A new one for each call: generate repeats its content in place for the beams."""
-    from transformers.modeling_outputs import BaseModelOutput
-
-    return BaseModelOutput(last_hidden_state=states)
-
-
-def _first_step(model: Any, states: torch.Tensor, language: str | None) -> tuple[float, str | None]:
-    """After <|startoftranscript|>: the probability of <|nospeech|>, and the language where not given."""
-    import torch
-
-    config = model.generation_config
-    start = torch.tensor([[config.decoder_start_token_id]], device=model.device)
-    output = model(encoder_outputs=_outputs(states), decoder_input_ids=start, use_cache=False)
-    logits = output.logits[0, -1].float()
-    no_speech = float(logits.softmax(-1)[config.no_timestamps_token_id - 1])
-    if language is None and _is_multilingual(model):
-        token = max(config.lang_to_id, key=lambda token: float(logits[config.lang_to_id[token]]))
-        language = token.strip("<|>")
-    return no_speech, language
-
-
-def _generate(
-    model: Any,
-    states: torch.Tensor,
-    size: int,
-    request: Request,
-    language: str | None,
-    search: dict[str, Any],
-) -> Decoded:
-    """One decoding with timestamps of a window of `size` samples; search: how."""
-    import torch
-    from transformers import StoppingCriteriaList
-
-    config = copy.deepcopy(model.generation_config)
-    config.forced_decoder_ids = config.max_new_tokens = None
-    config.update(max_length=model.config.max_target_positions // 2, **search)
-    config.update(output_scores=True, return_dict_in_generate=True)
-    multilingual = _is_multilingual(model)
-    frames = torch.ones(1, max(2, size // HOP), dtype=torch.long, device=model.device)
-    output = model.generate(
-        generation_config=config,
-        encoder_outputs=_outputs(states),
-        attention_mask=frames,  # only its sum is used, for the word times
-        return_timestamps=True,
-        return_token_timestamps=request.words or None,
-        return_dict_in_generate=True,
-        force_unique_generate_call=True,
-        stopping_criteria=StoppingCriteriaList([_stopper(request.stop)]),
-        language=f"<|{language}|>" if multilingual else None,
-        task=request.task if multilingual else None,
-    )
-    prompt = 3 if multilingual else 1  # start of transcript, language, task
-    tokens = output["sequences"][0, prompt:].tolist()
-    if "sequences_scores" in output:
-        logprob = float(output["sequences_scores"][0])
-    else:
-        steps = zip(output["scores"], tokens, strict=False)
-        logprob = float(np.mean([step[0].float().log_softmax(-1)[token].item() for step, token in steps]))
-    ends = output["token_timestamps"][0, prompt:].tolist() if request.words else []
-    if model.generation_config.eos_token_id in tokens:
-        tokens = tokens[: tokens.index(model.generation_config.eos_token_id)]
-    return Decoded(tuple(tokens), tuple(ends), logprob, 0.0, language)
-
-
-def _stopper(stop: Callable[[], bool]) -> Callable[..., torch.Tensor]:
-    import torch
-
-    def criterion(input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        return torch.full((input_ids.shape[0],), stop(), dtype=torch.bool, device=input_ids.device)
-
-    return criterion
-
-
-def _is_multilingual(model: Any) -> bool:
-    config = model.generation_config
-    return bool(getattr(config, "is_multilingual", True) and getattr(config, "lang_to_id", None))
-
-
 def _timestamp_begin(model: Any) -> int:
     return model.generation_config.no_timestamps_token_id + 1
 
 
 def _text(tokenizer: Any, tokens: tuple[int, ...]) -> str:
     return tokenizer.decode(tokens, skip_special_tokens=True)
-
-
-def _aligner(model: Any) -> Any:
-    """The same weights with attention that can be read, without slowing down the model for others."""
-    if model.config._attn_implementation == "eager":
-        return model
-    tensors = [*model.parameters(), *model.buffers()]
-    twin = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
-    twin.set_attn_implementation("eager")
-    return twin
 
 
 def _shifted(piece: Piece, seconds: float) -> Piece:

@@ -11,11 +11,11 @@ import gradio as gr
 
 from components import ui
 from components.checkpoints import Checkpoint, Hub, Offer, Recipe
-from components.decoding import Sampling, decode
+from components.decoding import Sampling, Step, decode
 from components.demo import Demo, Status, status_of
 from components.errors import InputError
 from components.line import Line
-from components.models import Loaded, ModelManager
+from components.models import Loaded, ModelManager, survives_out_of_memory
 from components.progress import Report, Stopped, never, unreported
 from components.wheels import SMOLLM2
 
@@ -30,6 +30,7 @@ EXAMPLES = [
     ["Once upon a time, in a library where nobody read,"],
 ]
 MODES = ("completion", "chat")
+SHOW_EVERY = 0.1  # seconds; nobody reads faster, and each look at the text costs the others time
 # Field, lowest and highest value taken.
 RANGES = {
     "new tokens": (1, 1024),
@@ -149,11 +150,9 @@ def _positions(loaded: Loaded) -> int:
     )
 
 
-def forward(
-    ids: torch.Tensor, request: Request, loaded: Loaded, stopped: Stopped
-) -> Iterator[list[int | None]]:
+def forward(ids: torch.Tensor, request: Request, loaded: Loaded, stopped: Stopped) -> Iterator[Step]:
     """The next token of each sequence, step by step; None for a sequence that has ended."""
-    yield from decode(loaded.model, ids.to(loaded.device), request.most, request.sampling, stopped)
+    yield from decode(loaded, ids.to(loaded.device), request.most, request.sampling, stopped)
 
 
 def postprocess(
@@ -170,6 +169,7 @@ def postprocess(
     return tuple(text if complete else text.rstrip("\ufffd") for text in texts)
 
 
+@survives_out_of_memory
 def run(
     request: Request,
     choice: str,
@@ -177,20 +177,22 @@ def run(
     report: Report = unreported,
     stopped: Stopped = never,
 ) -> Iterator[Result]:
-    """Continue a prompt; yields after each token, and once more with the status."""
+    """Continue a prompt; yields the text so far now and then, and at last all of it with the status."""
     with models.use(OFFER, choice, report, stopped) as loaded:
         started = time.perf_counter()
         ids, kept = preprocess(request, loaded)
         prompt = ids[0].tolist()
         tokens: list[list[int]] = [[] for _ in range(request.sequences)]
         chat = bool(loaded.processor.chat_template)
-        count = 0
+        count, shown = 0, 0.0
         for step in forward(ids, request, loaded, stopped):
             for row, token in zip(tokens, step, strict=True):
                 if token is not None:
-                    row.append(token)
+                    row.append(token.id)
                     count += 1
-            yield Result(postprocess(prompt, tokens, loaded, complete=False), count, chat)
+            if (now := time.perf_counter()) - shown >= SHOW_EVERY:
+                shown = now
+                yield Result(postprocess(prompt, tokens, loaded, complete=False), count, chat)
         taken = time.perf_counter() - started
         remarks = [f"{count} tokens, {count / taken:.1f} tokens/s."]
         if kept is not None:
@@ -280,4 +282,5 @@ DEMO = Demo(
     "A decoder predicts the next token from those before it, again and again: that is how it writes.",
     OFFER,
     build,
+    at_once=16,
 )

@@ -12,18 +12,21 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from components import tables, ui
+from components.batching import MOST, Batcher
 from components.checkpoints import Bundled, Checkpoint, Hub, Offer, Recipe
 from components.demo import Demo, Status, status_of
-from components.errors import InputError
+from components.errors import Cancelled, InputError
 from components.line import Line
-from components.models import Loaded, ModelManager
+from components.models import Loaded, ModelManager, survives_out_of_memory
 from components.progress import Report, Stopped, never, unreported
 from components.wheels import MINILM
 
 if TYPE_CHECKING:
     import torch
 
-BATCH = 32
+    from components.settings import Settings
+
+AT_A_TIME = 320  # texts that are sorted by length together; when stopped, what is done is shown by as many
 MOST_TEXTS = 2000
 EXAMPLES = ["I've been waiting for a HuggingFace course my whole life.", "I hate this so much!"]
 
@@ -90,18 +93,28 @@ def validate(text: str | None, file: str | None = None) -> list[str]:
     return texts
 
 
-def preprocess(texts: list[str], loaded: Loaded) -> tuple[dict[str, torch.Tensor], list[str | None]]:
-    """input_ids and attention_mask `[batch, sequence]`, and for each text what was kept if it was cut."""
+def preprocess(texts: list[str], loaded: Loaded) -> tuple[list[tables.Encoding], list[str | None]]:
+    """The tokens of each text, unpadded, and for each what was kept if it was cut."""
     return tables.tokenized(texts, loaded, tables.longest_input(loaded))
 
 
 def forward(inputs: dict[str, torch.Tensor], loaded: Loaded) -> torch.Tensor:
-    """Logits `[batch, labels]` in float32 on the CPU."""
+    """input_ids and attention_mask `[batch, sequence]` -> logits `[batch, labels]`, float32 on the CPU."""
     import torch
 
     with torch.inference_mode():
         on_device = {name: tensor.to(loaded.device) for name, tensor in inputs.items()}
         return loaded.model(**on_device).logits.float().cpu()
+
+
+def joint(loaded: Loaded) -> Batcher[tables.Encoding, torch.Tensor]:
+    """The forward pass that all visitors of this model share; logits `[labels]` of each text."""
+    return Batcher(
+        lambda texts: forward(tables.padded(texts, loaded), loaded),
+        size=tables.length,
+        cost=tables.pass_cost(loaded),
+        turn=loaded.computing,
+    )
 
 
 def postprocess(logits: torch.Tensor, config: Any) -> list[tuple[tuple[str, float], ...]]:
@@ -119,6 +132,7 @@ def postprocess(logits: torch.Tensor, config: Any) -> list[tuple[tuple[str, floa
     return [tuple(sorted(row, key=lambda pair: -pair[1])) for row in rows]
 
 
+@survives_out_of_memory
 def run(
     text: str | None,
     choice: str,
@@ -126,22 +140,32 @@ def run(
     report: Report = unreported,
     stopped: Stopped = never,
     file: str | None = None,
+    batch: int = MOST,
 ) -> Result:
-    """Classify one text or many. Similar lengths go through the model together."""
+    """Classify one text or many, in batches of similar lengths and together with other visitors' texts.
+
+    A run that is stopped tells what is done so far; raises Cancelled if that is nothing.
+    """
+    import torch
+
     texts = validate(text, file)
     with models.use(OFFER, choice, report, stopped) as loaded:
         started = time.perf_counter()
-        rows: list[Scored | None] = [None] * len(texts)
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        for start in range(0, len(order), BATCH):
-            batch = order[start : start + BATCH]
-            inputs, kept = preprocess([texts[i] for i in batch], loaded)
-            scores = postprocess(forward(inputs, loaded), loaded.model.config)
-            for i, row, part in zip(batch, scores, kept, strict=True):
-                rows[i] = Scored(texts[i], row, part)
-        done = tuple(row for row in rows if row)
-        remarks = tables.truncation_remarks([row.kept for row in done], tables.longest_input(loaded))
-        return Result(done, status_of(loaded, started, remarks))
+        rows: list[Scored] = []
+        unfinished: tuple[str, ...] = ()
+        for start in range(0, len(texts), AT_A_TIME):
+            part = texts[start : start + AT_A_TIME]
+            encodings, kept = preprocess(part, loaded)
+            try:
+                logits = loaded.share(joint)(encodings, stopped, batch)
+            except Cancelled:
+                if not rows:
+                    raise
+                unfinished = (f"Stopped after {len(rows):,} of {len(texts):,} texts.",)
+                break
+            rows += map(Scored, part, postprocess(torch.stack(logits), loaded.model.config), kept)
+        cut = tables.truncation_remarks([row.kept for row in rows], tables.longest_input(loaded))
+        return Result(tuple(rows), status_of(loaded, started, (*unfinished, *cut)))
 
 
 def to_csv(rows: tuple[Scored, ...]) -> str:
@@ -157,7 +181,7 @@ def to_csv(rows: tuple[Scored, ...]) -> str:
     return out.getvalue()
 
 
-def build(demo: Demo, models: ModelManager, settings: object, line: Line) -> None:
+def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> None:
     page = ui.Page(demo, line)
     with page.inputs():
         text = gr.Textbox(
@@ -176,7 +200,7 @@ def build(demo: Demo, models: ModelManager, settings: object, line: Line) -> Non
         download = gr.DownloadButton("Download as CSV", visible=False)
 
     def act(text: str, file: str | None, choice: str, report: Report, stopped: Stopped) -> tuple[Any, ...]:
-        result = run(text, choice, models, report, stopped, file)
+        result = run(text, choice, models, report, stopped, file, settings.batch)
         if len(result.rows) == 1:
             hide = gr.update(visible=False)
             return ui.bars(result.rows[0].scores), hide, hide, result.status
@@ -190,7 +214,8 @@ def build(demo: Demo, models: ModelManager, settings: object, line: Line) -> Non
 
     def sentiment(text: str, checkpoint: str = "auto", stopped: Stopped = never) -> dict[str, float]:
         """Labels of one text with their probabilities."""
-        result = run(" ".join((text or "").split()), checkpoint, models, stopped=stopped)
+        one = " ".join((text or "").split())
+        result = run(one, checkpoint, models, stopped=stopped, batch=settings.batch)
         # Of two labels of the same name the likelier one stays.
         return dict(reversed(result.rows[0].scores))
 

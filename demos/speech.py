@@ -16,7 +16,7 @@ from components.checkpoints import Checkpoint, Hub, Offer, Recipe
 from components.demo import Demo, Status, status_of
 from components.errors import InputError
 from components.line import Line
-from components.models import Loaded, ModelManager
+from components.models import Loaded, ModelManager, survives_out_of_memory
 from components.progress import Progress, Report, Stopped, never, unreported
 from components.transcripts import Segment
 from components.wheels import WHISPER
@@ -87,10 +87,9 @@ def forward(
     loaded: Loaded,
     stopped: Stopped,
 ) -> Iterator[whisper.Piece]:
-    """One piece for each window of up to 30 s; its log-Mel spectrogram is made on the way."""
+    """One piece for each window of up to 30 s, in order; those of all visitors are decoded together."""
     yield from whisper.transcribe(
-        loaded.model,
-        loaded.processor,
+        loaded,
         recording.samples,
         timestamps=timestamps,
         language=language,
@@ -108,6 +107,7 @@ def postprocess(pieces: list[whisper.Piece], timestamps: str) -> tuple[str, tupl
     return text, tuple(segment for part in parts for segment in part)
 
 
+@survives_out_of_memory
 def run(
     path: str | None,
     timestamps: str,
@@ -222,13 +222,16 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
         task: str = "transcribe",
         checkpoint: str = "auto",
         stopped: Stopped = never,
-    ) -> tuple[str, list[dict[str, Any]]]:
-        """The transcript of a recording, and its segments or words with start and end in seconds."""
+    ) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+        """The transcript of a recording, and its segments or words with start and end in seconds.
+
+        Streams what there is so far; the last answer is the whole.
+        """
         limit = settings.max_audio_minutes
-        *_, last = run(
+        for result in run(
             audio, timestamps, None, task, checkpoint, models, stopped=stopped, limit_minutes=limit
-        )
-        return last.text, [{"text": s.text, "start": s.start, "end": s.end} for s in last.segments]
+        ):
+            yield result.text, [{"text": s.text, "start": s.start, "end": s.end} for s in result.segments]
 
     page.endpoint(
         transcribe,
@@ -260,4 +263,5 @@ DEMO = Demo(
     "An encoder hears a spectrogram, 30 seconds at a time; a decoder writes down the words.",
     OFFER,
     build,
+    at_once=8,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from dataclasses import dataclass
@@ -11,12 +12,13 @@ import gradio as gr
 import numpy as np
 
 from components import tables, ui
+from components.batching import Batcher
 from components.checkpoints import Bundled, Checkpoint, Hub, Offer, Recipe
 from components.demo import Demo, Status, status_of
 from components.errors import InputError
 from components.figures import attention_heatmap
 from components.line import Line
-from components.models import Loaded, ModelManager
+from components.models import Loaded, ModelManager, survives_out_of_memory
 from components.progress import Report, Stopped, never, unreported
 from components.sentences import split_sentences
 
@@ -24,13 +26,16 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
     import torch
 
+    from components.settings import Settings
+
 EXAMPLES = [
     "You like this house",
     "The weather is nice today. Shall we go for a walk in the park?",
     "Two dogs are running on the beach.",
     "A man in a blue shirt is standing on a ladder cleaning a window.",
 ]
-BATCH = 16
+BATCH = 16  # sentences that go together at most
+STEP = 32  # see longest
 MOST_CHARACTERS = 20_000
 KINDS = {"Encoder self-attention": "encoder", "Decoder self-attention": "decoder", "Cross-attention": "cross"}
 MEAN = "mean of heads"
@@ -127,8 +132,8 @@ def language_pair(loaded: Loaded) -> tuple[str, str]:
     return (match[1], match[2]) if match else ("?", "?")
 
 
-def preprocess(sentences: list[str], loaded: Loaded) -> tuple[dict[str, torch.Tensor], list[str | None]]:
-    """input_ids and attention_mask `[batch, source]`, and for each sentence what was kept if it was cut.
+def preprocess(sentences: list[str], loaded: Loaded) -> tuple[list[tables.Encoding], list[str | None]]:
+    """The tokens of each sentence, unpadded, and for each what was kept if it was cut.
 
     A checkpoint for several target languages gets its first one unless the text names one (>>fra<<).
     """
@@ -138,53 +143,77 @@ def preprocess(sentences: list[str], loaded: Loaded) -> tuple[dict[str, torch.Te
     return tables.tokenized(sentences, loaded, loaded.model.config.max_position_embeddings)
 
 
+def longest(source: int, loaded: Loaded) -> int:
+    """Tokens that a translation of so many may have: a few times as many. A loop ends there.
+
+    In steps, so that most sentences have the same limit and go together: it must not be a neighbour's.
+    """
+    return min(loaded.model.config.max_position_embeddings, 3 * STEP * math.ceil(source / STEP) + 20)
+
+
 def forward(inputs: dict[str, torch.Tensor], loaded: Loaded) -> torch.Tensor:
-    """Ids of the translations `[batch, target]` on the CPU; the checkpoint's own settings say how."""
+    """input_ids and attention_mask `[batch, source]` -> ids of the translations `[batch, target]` on the CPU.
+
+    The checkpoint's own settings say how.
+    """
     import torch
 
-    # The longest sane translation is a few times the source; a loop ends there.
-    longest = min(loaded.model.config.max_position_embeddings, 3 * inputs["input_ids"].shape[1] + 20)
     with torch.inference_mode():
         on_device = {name: tensor.to(loaded.device) for name, tensor in inputs.items()}
-        return loaded.model.generate(**on_device, max_length=longest).cpu()
+        limit = longest(inputs["input_ids"].shape[1], loaded)
+        return loaded.model.generate(**on_device, max_length=limit).cpu()
+
+
+def joint(loaded: Loaded) -> Batcher[tables.Encoding, torch.Tensor]:
+    """The generation that all visitors of this model share; ids `[target]` of each sentence."""
+    return Batcher(
+        lambda sentences: forward(tables.padded(sentences, loaded), loaded),
+        size=tables.length,
+        # A step of the decoder costs as much as so many sentences in it do (measured on the starter).
+        cost=lambda count, length: length * (count + (6 if loaded.device.type == "cpu" else 200)),
+        kind=lambda sentence: longest(tables.length(sentence), loaded),
+        turn=loaded.computing,
+    )
 
 
 def postprocess(
-    sources: list[str], inputs: dict[str, torch.Tensor], generated: torch.Tensor, loaded: Loaded
+    sources: list[str], encodings: list[tables.Encoding], generated: list[torch.Tensor], loaded: Loaded
 ) -> list[Sentence]:
     """Sentences with their translations, padding taken off the ids."""
     pad = loaded.processor.pad_token_id
     start = loaded.model.config.decoder_start_token_id
     done = []
-    for source, ids, mask, output in zip(
-        sources, inputs["input_ids"], inputs["attention_mask"], generated.tolist(), strict=True
-    ):
-        written = [token for i, token in enumerate(output) if token != pad or (i == 0 and token == start)]
+    for source, encoding, output in zip(sources, encodings, generated, strict=True):
+        ids = output.tolist()
+        written = [token for i, token in enumerate(ids) if token != pad or (i == 0 and token == start)]
         with loaded.lock:
             target = loaded.processor.decode(written, skip_special_tokens=True)
-        done.append(Sentence(source, target, tuple(ids[mask.bool()].tolist()), tuple(written)))
+        done.append(Sentence(source, target, tuple(encoding["input_ids"]), tuple(written)))
     return done
 
 
+@survives_out_of_memory
 def run(
-    text: str | None, choice: str, models: ModelManager, report: Report = unreported, stopped: Stopped = never
+    text: str | None,
+    choice: str,
+    models: ModelManager,
+    report: Report = unreported,
+    stopped: Stopped = never,
+    batch: int = BATCH,
 ) -> Result:
-    """Translate a text sentence by sentence; similar lengths go through the model together."""
+    """Translate a text sentence by sentence, those of similar length and of other visitors together.
+
+    Raises Cancelled when it is stopped.
+    """
     paragraphs = validate(text)
     with models.use(OFFER, choice, report, stopped) as loaded:
         started = time.perf_counter()
         flat = [sentence for row in paragraphs for sentence in row]
-        done: dict[int, Sentence] = {}
-        cut: list[str] = []
-        order = sorted(range(len(flat)), key=lambda i: len(flat[i]))
-        for begin in range(0, len(order), BATCH):
-            batch = order[begin : begin + BATCH]
-            inputs, kept = preprocess([flat[i] for i in batch], loaded)
-            sentences = postprocess([flat[i] for i in batch], inputs, forward(inputs, loaded), loaded)
-            done.update(zip(batch, sentences, strict=True))
-            cut += [part for part in kept if part is not None]
-        pieces = iter(done[i] for i in range(len(flat)))
+        encodings, kept = preprocess(flat, loaded)
+        generated = loaded.share(joint)(encodings, stopped, min(batch, BATCH))
+        pieces = iter(postprocess(flat, encodings, generated, loaded))
         rows = tuple(tuple(next(pieces) for _ in row) for row in paragraphs)
+        cut = [part for part in kept if part is not None]
         status = status_of(loaded, started, _remarks(loaded, cut))
         return Result(rows, language_pair(loaded), status)
 
@@ -202,6 +231,7 @@ def _remarks(loaded: Loaded, cut: list[str]) -> tuple[str, ...]:
     return tuple(remarks)
 
 
+@survives_out_of_memory
 def attend(
     sentence: Sentence,
     choice: str,
@@ -216,7 +246,7 @@ def attend(
         source = torch.tensor([sentence.source_ids], device=loaded.device)
         # The last token is written but never read.
         fed = torch.tensor([sentence.target_ids[:-1] or sentence.target_ids], device=loaded.device)
-        with torch.inference_mode():
+        with loaded.computing():
             output = loaded.model(input_ids=source, decoder_input_ids=fed, output_attentions=True)
         encoder, decoder, cross = (
             torch.stack(layers)[:, 0].float().cpu().numpy()
@@ -273,7 +303,7 @@ def language_name(code: str) -> str:
     return LANGUAGES[code].title() if code in LANGUAGES else code
 
 
-def build(demo: Demo, models: ModelManager, settings: object, line: Line) -> None:
+def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> None:
     page = ui.Page(demo, line)
     with page.inputs():
         text = gr.Textbox(
@@ -308,7 +338,7 @@ def build(demo: Demo, models: ModelManager, settings: object, line: Line) -> Non
         report: Report,
         stopped: Stopped,
     ) -> tuple[Any, ...]:
-        result = run(text, choice, models, report, stopped)
+        result = run(text, choice, models, report, stopped, settings.batch)
         # By its name, so that it is the same one even if the hub comes or goes in between.
         choice = result.status.checkpoint
         first = attend(result.sentences[0], choice, models, report, stopped)
@@ -354,7 +384,7 @@ def build(demo: Demo, models: ModelManager, settings: object, line: Line) -> Non
     def translate(text: str, checkpoint: str = "auto", stopped: Stopped = never) -> tuple[str, Any]:
         """The translation of a text, and the heatmap of its first sentence: encoder self-attention of the
         last layer, averaged over heads."""
-        result = run(text, checkpoint, models, stopped=stopped)
+        result = run(text, checkpoint, models, stopped=stopped, batch=settings.batch)
         return result.text, draw(
             attend(result.sentences[0], result.status.checkpoint, models, stopped=stopped)
         )

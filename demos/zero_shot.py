@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,16 +12,19 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from components import tables, ui
+from components.batching import MOST, Batcher
 from components.checkpoints import Checkpoint, Hub, Offer, Recipe
 from components.demo import Demo, Status, status_of
 from components.errors import InputError
 from components.line import Line
-from components.models import Loaded, ModelManager
+from components.models import Loaded, ModelManager, survives_out_of_memory
 from components.progress import Report, Stopped, never, unreported
 from components.wheels import MINILM
 
 if TYPE_CHECKING:
     import torch
+
+    from components.settings import Settings
 
 TEMPLATE = "This text is about {}."
 LABELS = "education, politics, business"
@@ -42,14 +45,13 @@ TEMPERATURE = 0.05
 ENCODERS = ("bert", "distilbert", "roberta", "mpnet", "xlm-roberta")
 
 
-def _entails(config: dict[str, Any]) -> bool:
-    labels = [str(label).lower() for label in (config.get("id2label") or {}).values()]
-    return any(label.startswith("entail") for label in labels)
+def _entails(id2label: Mapping[Any, str] | None) -> bool:
+    return any(str(label).lower().startswith("entail") for label in (id2label or {}).values())
 
 
 def _fits(config: dict[str, Any]) -> str | None:
     name = (config.get("architectures") or ["an unknown architecture"])[0]
-    if name.endswith("ForSequenceClassification") and _entails(config):
+    if name.endswith("ForSequenceClassification") and _entails(config.get("id2label")):
         return None
     if name.endswith("Model") and config.get("model_type") in ENCODERS:
         return None
@@ -60,7 +62,7 @@ def _fits(config: dict[str, Any]) -> str | None:
 
 
 def _model_class(config: dict[str, Any]) -> str:
-    return "AutoModelForSequenceClassification" if _entails(config) else "AutoModel"
+    return "AutoModelForSequenceClassification" if _entails(config.get("id2label")) else "AutoModel"
 
 
 RECIPE = Recipe("zero_shot", _model_class, "AutoTokenizer", _fits)
@@ -125,38 +127,39 @@ def validate(text: str | None, labels: str | None, template: str | None, multi_l
     return Request(clean, names, template, multi_label)
 
 
-def preprocess(request: Request, loaded: Loaded) -> tuple[dict[str, torch.Tensor], str | None]:
-    """All pairs in one batch, and what was kept of the text if it was cut, else None.
+def preprocess(request: Request, loaded: Loaded) -> tuple[list[tables.Encoding], str | None]:
+    """Tokens, unpadded, and what was kept of the text if it was cut, else None.
 
-    For entailment, premise and hypothesis of each label `[labels, sequence]`; for similarity, the
-    text and then each hypothesis `[1 + labels, sequence]`.
+    For entailment, premise and hypothesis of each label in one sequence; for similarity, the text and
+    then each hypothesis. Raises InputError for a label that is too long for the model.
     """
-    tokenizer, limit = loaded.processor, tables.longest_input(loaded)
+    limit = tables.longest_input(loaded)
     hypotheses = [request.template.format(label) for label in request.labels]
-    pairs = _entails(loaded.model.config.to_dict())
+    too_long = f"A label is too long: this checkpoint takes {limit} tokens. Use shorter labels."
+    if not _entails(loaded.model.config.id2label):
+        encodings, (kept, *cut) = tables.tokenized([request.text, *hypotheses], loaded, limit)
+        if any(part is not None for part in cut):
+            raise InputError(too_long)
+        return encodings, kept
+    tokenizer, texts = loaded.processor, [request.text] * len(hypotheses)
     with loaded.lock:
-        alone = tokenizer([request.text, *hypotheses], add_special_tokens=False, verbose=False)
-        words, *sentences = alone["input_ids"]
-        longest = max(map(len, sentences), default=0)
-        # What the text may take beside the longest label sentence, with which it shares a sequence in pairs.
-        room = limit - tokenizer.num_special_tokens_to_add(pair=pairs) - (longest if pairs else 0)
-        if room < 1 or longest >= limit - 1:
-            raise InputError(
-                f"A label is too long: this checkpoint takes {limit} tokens. Use shorter labels."
-            )
-        inputs = tokenizer(
-            *(([request.text] * len(hypotheses), hypotheses) if pairs else ([request.text, *hypotheses],)),
-            padding=True,
-            truncation="only_first" if pairs else True,
-            max_length=limit,
-            return_tensors="pt",
-        )
-        kept = tokenizer.decode(words[:room]) if len(words) > room else None
-    return dict(inputs), kept
+        pairs = tables.one_by_one(tokenizer(texts, hypotheses, truncation=False, verbose=False))
+        if max(map(tables.length, pairs)) <= limit:
+            return pairs, None
+        words, *sentences = tokenizer([request.text, *hypotheses], add_special_tokens=False, verbose=False)[
+            "input_ids"
+        ]
+        # What the text may take beside the longest label sentence, with which it shares a sequence.
+        room = limit - tokenizer.num_special_tokens_to_add(pair=True) - max(map(len, sentences))
+        if room < 1:
+            raise InputError(too_long)
+        cut_pairs = tokenizer(texts, hypotheses, truncation="only_first", max_length=limit)
+        return tables.one_by_one(cut_pairs), tokenizer.decode(words[:room])
 
 
 def forward(inputs: dict[str, torch.Tensor], loaded: Loaded) -> torch.Tensor:
-    """Float32 on the CPU: logits `[labels, classes]`, or sentence embeddings `[1 + labels, hidden]`."""
+    """input_ids and attention_mask `[batch, sequence]` -> logits `[batch, classes]` of pairs, or sentence
+    embeddings `[batch, hidden]`, float32 on the CPU."""
     import torch
 
     with torch.inference_mode():
@@ -166,6 +169,16 @@ def forward(inputs: dict[str, torch.Tensor], loaded: Loaded) -> torch.Tensor:
             return output.logits.float().cpu()
         hidden = output.last_hidden_state.float()
         return _pool(hidden, on_device["attention_mask"], Path(loaded.model.name_or_path)).cpu()
+
+
+def joint(loaded: Loaded) -> Batcher[tables.Encoding, torch.Tensor]:
+    """The forward pass that all visitors of this model share; one row of its output for each sequence."""
+    return Batcher(
+        lambda rows: forward(tables.padded(rows, loaded), loaded),
+        size=tables.length,
+        cost=tables.pass_cost(loaded),
+        turn=loaded.computing,
+    )
 
 
 def _pool(hidden: torch.Tensor, mask: torch.Tensor, folder: Path) -> torch.Tensor:
@@ -185,7 +198,7 @@ def _pool(hidden: torch.Tensor, mask: torch.Tensor, folder: Path) -> torch.Tenso
 def postprocess(
     output: torch.Tensor, labels: Sequence[str], multi_label: bool, config: Any
 ) -> tuple[tuple[str, float], ...]:
-    """Labels with scores, best first.
+    """Labels with scores, best first, from logits `[labels, classes]` or embeddings `[1 + labels, hidden]`.
 
     Entailment (Yin et al. 2019): one answer is a softmax of the entailment logits over the labels;
     several answers are, for each label, a softmax of entailment against contradiction.
@@ -206,6 +219,7 @@ def postprocess(
     return tuple(sorted(zip(labels, scores.tolist(), strict=True), key=lambda pair: -pair[1]))
 
 
+@survives_out_of_memory
 def run(
     text: str | None,
     labels: str | None,
@@ -215,13 +229,16 @@ def run(
     models: ModelManager,
     report: Report = unreported,
     stopped: Stopped = never,
+    batch: int = MOST,
 ) -> Result:
-    """Score each label for the text."""
+    """Score each label for the text; sequences of several visitors go through the model together."""
+    import torch
+
     request = validate(text, labels, template, multi_label)
     with models.use(OFFER, choice, report, stopped) as loaded:
         started = time.perf_counter()
-        inputs, kept = preprocess(request, loaded)
-        output = forward(inputs, loaded)
+        encodings, kept = preprocess(request, loaded)
+        output = torch.stack(loaded.share(joint)(encodings, stopped, batch))
         # A softmax over a single label would always say 1.
         each = multi_label or len(request.labels) == 1
         scores = postprocess(output, request.labels, each, loaded.model.config)
@@ -233,7 +250,7 @@ def run(
 
 
 def _method(loaded: Loaded, multi_label: bool) -> str:
-    if _entails(loaded.model.config.to_dict()):
+    if _entails(loaded.model.config.id2label):
         how = "against contradiction, for each label alone" if multi_label else "compared across the labels"
         return f"Scores: how strongly the text entails the sentence with the label, {how}."
     if multi_label:
@@ -241,7 +258,7 @@ def _method(loaded: Loaded, multi_label: bool) -> str:
     return f"Scores: softmax of the similarities of text and label sentences, at temperature {TEMPERATURE}."
 
 
-def build(demo: Demo, models: ModelManager, settings: object, line: Line) -> None:
+def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> None:
     page = ui.Page(demo, line)
     with page.inputs():
         text = gr.Textbox(TEXT, label="Text", lines=3, max_lines=12)
@@ -270,7 +287,7 @@ def build(demo: Demo, models: ModelManager, settings: object, line: Line) -> Non
         report: Report,
         stopped: Stopped,
     ) -> tuple[str, Status]:
-        result = run(text, labels, multi_label, template, choice, models, report, stopped)
+        result = run(text, labels, multi_label, template, choice, models, report, stopped, settings.batch)
         return ui.bars(result.scores), result.status
 
     page.runs(act, [text, labels, multi_label, template], [answer])
@@ -286,7 +303,14 @@ def build(demo: Demo, models: ModelManager, settings: object, line: Line) -> Non
     ) -> dict[str, float]:
         """Scores of candidate labels (comma separated) for a text; hypothesis_template holds one {}."""
         result = run(
-            text, candidate_labels, multi_label, hypothesis_template, checkpoint, models, stopped=stopped
+            text,
+            candidate_labels,
+            multi_label,
+            hypothesis_template,
+            checkpoint,
+            models,
+            stopped=stopped,
+            batch=settings.batch,
         )
         return dict(result.scores)
 

@@ -150,6 +150,14 @@ def serve_alone(texts: list[str]) -> dict[str, dict[str, float]]:
     return {text: dict(sentiment.run(text, "auto", models).rows[0].scores) for text in texts}
 
 
+def says(text: str, answer: Any) -> bool:
+    return answer[0] == text
+
+
+def writes(sequences: list[str], answer: Any) -> bool:
+    return answer[0]["sequences"] == sequences
+
+
 def fits(right: dict[str, float], answer: Any) -> bool:
     return alike(scores(answer), right)
 
@@ -182,7 +190,7 @@ def questions(running: Running, picture: Path) -> list[Question]:
     for name, values in asked:
         answer = asyncio.run(alone(name, values))
         if name == "translate":
-            found.append(Question(name, values, lambda got, text=answer[0]: got[0] == text))
+            found.append(Question(name, values, partial(says, answer[0])))
         else:
             found.append(Question(name, values, partial(fits, scores(answer))))
     for beginning in ("Once upon a time", "The weather is", "My name"):
@@ -190,7 +198,7 @@ def questions(running: Running, picture: Path) -> list[Question]:
         values = [beginning, 12, 1, 0, 0, 1, 0, "auto"]
         answer = asyncio.run(alone("generate", values))
         text = answer[0]["sequences"]
-        found.append(Question("generate", values, lambda got, text=text: got[0]["sequences"] == text))
+        found.append(Question("generate", values, partial(writes, text)))
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from threading import Event
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ from components.decoding import Sampling
 from components.errors import InputError
 from demos import generation
 from tests import tiny
+from tests.test_decoding import chained, endless
 
 PROMPT = "So today, I just feel like"
 
@@ -19,6 +21,12 @@ PROMPT = "So today, I just feel like"
 @pytest.fixture
 def models():
     return tiny.manager(tiny.llama())
+
+
+@pytest.fixture
+def every_token(monkeypatch):
+    """Show the text after each token, however quickly it comes."""
+    monkeypatch.setattr(generation, "SHOW_EVERY", 0)
 
 
 def run(
@@ -31,6 +39,14 @@ def run(
 def lent(models: Any) -> Any:
     with models.use(generation.OFFER) as loaded:
         return loaded
+
+
+def says(loaded: Any, prompt: str, ids: list[int]) -> None:
+    """Make the model write these tokens after the prompt, and then the last one again and again."""
+    last = loaded.processor(prompt)["input_ids"][-1]
+    steps = dict(zip([last, *ids], ids, strict=False))
+    assert len(steps) == len(ids), "no token may come twice"
+    chained(loaded.model, {before: [after] for before, after in steps.items()})
 
 
 def direct(ids: Any, folder: Any = None, rows: int = 1, seed: int = 0, **options: Any) -> tuple[str, ...]:
@@ -129,8 +145,9 @@ def test_same_seed_same_text_other_seed_another(models):
     assert text(1) != text(2)
 
 
+@pytest.mark.usefixtures("every_token")
 def test_results_come_token_by_token_and_the_status_last(models):
-    lent(models).model.generation_config.eos_token_id = None
+    endless(lent(models))
     results = run(models, max_new_tokens=7, num_return_sequences=2)
     assert [result.tokens for result in results] == [2, 4, 6, 8, 10, 12, 14, 14]
     assert [result.status is None for result in results] == [True] * 7 + [False]
@@ -140,44 +157,55 @@ def test_results_come_token_by_token_and_the_status_last(models):
     assert status.run_seconds > 0
 
 
+def test_what_comes_faster_than_it_can_be_read_is_counted_and_shown_at_the_end(models, monkeypatch):
+    clock = iter(i * 0.04 for i in range(1000))
+    monkeypatch.setattr(generation.time, "perf_counter", lambda: 100 + next(clock))
+    endless(lent(models))
+    results = run(models, max_new_tokens=7)
+    assert [result.tokens for result in results] == [1, 4, 7, 7]
+    assert results[-1].sequences == direct(PROMPT, max_new_tokens=7, eos_token_id=None)
+
+
+@pytest.mark.usefixtures("every_token")
 def test_a_sequence_that_ends_waits_for_the_others(models):
     loaded = lent(models)
-    end = loaded.processor.eos_token_id
-    letters = loaded.processor.convert_tokens_to_ids(list("abcdef"))
-    tiny.forced(loaded.model, [[letters[0], end], [*letters[1:4], end]])
-    results = run(models, num_return_sequences=2)
-    assert [result.sequences for result in results] == [
-        ("a", "b"),
-        ("a", "bc"),
-        ("a", "bcd"),
-        ("a", "bcd"),
-        ("a", "bcd"),
-    ]
+    end, last = loaded.processor.eos_token_id, loaded.processor(PROMPT)["input_ids"][-1]
+    a, b, c, d = loaded.processor.convert_tokens_to_ids(list("abcd"))
+    chained(loaded.model, {last: [a, b], a: [end], b: [c], c: [d], d: [end]})
+    for seed in range(50):
+        results = run(models, num_return_sequences=2, temperature=1, seed=seed)
+        if results[-1].sequences == ("a", "bcd"):
+            break
+    else:
+        pytest.fail("no seed that draws these")
+    shown = [result.sequences for result in results]
+    assert shown == [("a", "b"), ("a", "bc"), ("a", "bcd"), ("a", "bcd"), ("a", "bcd")]
     assert results[-1].tokens == 4
 
 
 def test_the_end_at_once_is_an_empty_text(models):
     loaded = lent(models)
-    tiny.forced(loaded.model, [[loaded.processor.eos_token_id]])
+    says(loaded, PROMPT, [loaded.processor.eos_token_id])
     assert run(models)[-1].sequences == ("",)
 
 
+@pytest.mark.usefixtures("every_token")
 def test_a_character_of_several_tokens_is_shown_when_it_is_whole(models):
     loaded = lent(models)
-    tiny.forced(loaded.model, [loaded.processor("a🙂b")["input_ids"]])
+    says(loaded, PROMPT, loaded.processor("a🙂b")["input_ids"])
     shown = [result.sequences[0] for result in run(models, max_new_tokens=6)]
     assert shown == ["a", "a", "a", "a", "a🙂", "a🙂b", "a🙂b"]
 
 
 def test_a_character_that_was_never_finished_is_shown_as_broken(models):
     loaded = lent(models)
-    tiny.forced(loaded.model, [loaded.processor("a🙂")["input_ids"][:3]])
+    says(loaded, PROMPT, loaded.processor("a🙂")["input_ids"][:3])
     assert run(models, max_new_tokens=3)[-1].sequences[0].startswith("a\ufffd")
 
 
+@pytest.mark.usefixtures("every_token")
 def test_stop_ends_the_computation_within_one_token(models):
-    loaded = lent(models)
-    loaded.model.generation_config.eos_token_id = None
+    loaded = endless(lent(models))
     calls, stop = tiny.counted(loaded.model), Event()
     seen = []
     request = generation.validate(PROMPT, 100, temperature=0)
@@ -225,6 +253,7 @@ def test_more_new_tokens_than_the_model_takes(models):
     assert run(models, max_new_tokens=127)[-1].tokens > 0
 
 
+@pytest.mark.usefixtures("every_token")
 @pytest.mark.parametrize("start", ["it", "go on", "i feel"])
 def test_the_text_goes_on_after_the_prompt_with_its_space(start):
     """Vocabularies of sentencepiece lose the first space when the new tokens are decoded alone."""
@@ -234,17 +263,18 @@ def test_the_text_goes_on_after_the_prompt_with_its_space(start):
     go_on = loaded.processor(" like it", add_special_tokens=False)["input_ids"]
     go_on = [i for i in go_on if loaded.processor.convert_ids_to_tokens(i) != "▁"]
     assert loaded.processor.convert_ids_to_tokens(go_on[0]).startswith("▁")
-    tiny.forced(loaded.model, [go_on])
+    says(loaded, start, go_on)
     results = run(models, start, max_new_tokens=len(go_on))
     assert start + results[-1].sequences[0] == f"{start} like it"
     assert start + results[0].sequences[0] == f"{start} like"
 
 
+@pytest.mark.usefixtures("every_token")
 def test_bytes_that_stand_for_a_character_are_shown_when_it_is_whole():
     models = tiny.manager(tiny.llama(sentencepiece=True))
     loaded = lent(models)
     ids = loaded.processor.convert_tokens_to_ids(["a", *(f"<0x{byte:02X}>" for byte in "🙂".encode()), "b"])
-    tiny.forced(loaded.model, [ids])
+    says(loaded, PROMPT, ids)
     shown = [result.sequences[0] for result in run(models, max_new_tokens=6)]
     assert shown == ["a", "a", "a", "a", "a🙂", "a🙂b", "a🙂b"]
 
@@ -316,15 +346,38 @@ def test_which_checkpoints_fit(config, fits):
 # The tab
 
 
-def test_the_endpoint_streams_and_ends_with_all_sequences(models):
+def test_the_endpoint_ends_with_all_sequences(models):
     endpoint = tiny.tab(generation.DEMO, models).endpoint("generate")
-    values = list(endpoint(PROMPT, 10, 2, 0.0))
+    values = endpoint(PROMPT, 10, 2, 0.0)
     assert values[-1] == {"sequences": list(direct(PROMPT, rows=2, max_new_tokens=10))}
-    assert len(values) > 2
-    assert all(set(value) == {"sequences"} for value in values)
-    one = list(endpoint(PROMPT, 5, seed=3))[-1]
-    assert one == list(endpoint(PROMPT, 5, seed=3))[-1]
+    one = endpoint(PROMPT, 5, 1, 1.0, 50, 0.95, 3)[-1]
+    assert one == endpoint(PROMPT, 5, 1, 1.0, 50, 0.95, 3)[-1]
+    assert one != endpoint(PROMPT, 5, 1, 1.0, 50, 0.95, 4)[-1]
     assert len(one["sequences"]) == 1
+
+
+def test_the_endpoint_streams(models):
+    """The model goes on only once the client has the first token."""
+    seen, calls = Event(), tiny.counted(lent(models).model)
+
+    def wait(*inputs: Any) -> None:
+        assert len(calls) < 2 or seen.wait(20)
+
+    lent(models).model.register_forward_pre_hook(wait)
+    (generate,) = (
+        fn.fn for fn in tiny.tab(generation.DEMO, models).app.fns.values() if fn.api_name == "generate"
+    )
+
+    async def values() -> list[Any]:
+        got = []
+        async for value in generate(PROMPT, 10, 1, 0.0):
+            got.append(value["sequences"][0])
+            seen.set()
+        return got
+
+    first, *_, last = asyncio.run(values())
+    assert (first,) == direct(PROMPT, max_new_tokens=1)
+    assert (last,) == direct(PROMPT, max_new_tokens=10)
 
 
 def test_the_endpoint_tells_what_is_wrong(models):
@@ -332,17 +385,16 @@ def test_the_endpoint_tells_what_is_wrong(models):
 
     endpoint = tiny.tab(generation.DEMO, models).endpoint("generate")
     with pytest.raises(gr.Error, match="no prompt yet"):
-        list(endpoint(""))
+        endpoint("")
     with pytest.raises(gr.Error, match="Temperature must be between"):
-        list(endpoint(PROMPT, temperature=None))
+        endpoint(PROMPT, 40, 1, None)
 
 
 KNOBS = (8, 2, 0, 50, 0.95, 1, 0)  # new tokens, sequences, temperature, top-k, top-p, penalty, seed
 
 
-def test_the_button_streams_both_sequences_after_the_prompt(models):
+def test_the_button_shows_both_sequences_after_the_prompt(models):
     steps = tiny.tab(generation.DEMO, models).press(PROMPT, *KNOBS, "completion")
-    assert len(steps) > 3
     answer, mode, problem, status = steps[-1]
     assert answer.count(f'<span class="prompt">{PROMPT}</span>') == 2
     assert "Sequence 2" in answer
@@ -364,3 +416,44 @@ def test_the_mode_can_be_left_again_after_another_checkpoint_was_picked():
     models = tiny.manager(tiny.llama())
     steps = tiny.tab(generation.DEMO, models).press("Hello", *KNOBS, "chat")
     assert "no chat template" in steps[-1][-2]
+
+
+# Many visitors
+
+
+def test_visitors_at_once_each_get_their_own_text(models):
+    """Sixteen runs, of which some end early: what each says is what it would have said alone."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    asked = [(f"{PROMPT} {i}", {"max_new_tokens": 5 + i, "temperature": i % 2, "seed": i}) for i in range(16)]
+    alone = [run(models, prompt, **options)[-1].sequences for prompt, options in asked]
+    calls = tiny.counted(lent(models).model)
+    with ThreadPoolExecutor(16) as pool:
+        runs = [pool.submit(run, models, prompt, **options) for prompt, options in asked]
+        together = [one.result(60) for one in runs]
+    assert [results[-1].sequences for results in together] == alone
+    assert len(calls) < sum(results[-1].tokens for results in together), "they share steps"
+    assert [row.users for row in models.snapshot()] == [0]
+
+
+def test_out_of_memory_in_the_middle_of_a_text_begins_it_again(models):
+    """What was shown of the first try is replaced by the second one."""
+    import torch
+
+    expected = run(models)[-1].sequences
+    calls = tiny.counted(lent(models).model)
+
+    def exhausted(*inputs: Any) -> None:
+        if len(calls) == 4:
+            raise torch.OutOfMemoryError("none left")
+
+    lent(models).model.register_forward_hook(exhausted)
+    results = run(models)
+    assert results[-1].sequences == expected
+    assert len(calls) > len(expected[0])
+
+
+def test_runs_of_the_tab_that_go_on_together_fit_into_a_step():
+    from components.decoding import ABREAST
+
+    assert generation.DEMO.at_once <= ABREAST

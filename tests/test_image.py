@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.errors import InputError
+from components.errors import Cancelled, InputError
 from demos import image
 from tests import tiny
 
@@ -78,8 +80,8 @@ def test_forward_gives_float_logits_on_the_cpu(loaded):
 def test_postprocess_sorts_and_takes_at_most_all(loaded):
     import torch
 
-    logits = torch.tensor([[0.0, 2.0, 1.0, -1.0, -2.0, -3.0]])
-    shares = logits.softmax(-1)[0].tolist()
+    logits = torch.tensor([0.0, 2.0, 1.0, -1.0, -2.0, -3.0])
+    shares = logits.softmax(-1).tolist()
     assert image.postprocess(logits, 2, loaded.model.config) == (("dog", shares[1]), ("crane", shares[2]))
     assert len(image.postprocess(logits, 1000, loaded.model.config)) == len(LABELS)
 
@@ -146,6 +148,49 @@ def test_the_first_frame_of_an_animation(models, tmp_path):
 def test_one_pixel(models, tmp_path):
     path = saved(Image.new("RGB", (1, 1), "red"), tmp_path / "p.png")
     assert scores(models, path) == near(direct(Image.new("RGB", (1, 1), "red")))
+
+
+def test_pictures_of_different_sizes_do_not_go_together(loaded):
+    import torch
+    from transformers import ResNetConfig, ResNetForImageClassification
+
+    torch.manual_seed(0)
+    sizes: Any = {"embedding_size": 4, "hidden_sizes": [4], "depths": [1], "layer_type": "basic"}
+    model = ResNetForImageClassification(ResNetConfig(**sizes, num_labels=3)).eval()
+    loaded = replace(loaded, model=model, _shared={})
+    batches: list[tuple[int, ...]] = []
+    model.register_forward_pre_hook(
+        lambda module, inputs, named: batches.append(tuple(named["pixel_values"].shape)), with_kwargs=True
+    )
+    pictures = [torch.rand(1, 3, height, 32) for height in (32, 48, 32)]
+    rows = loaded.share(image.joint)(pictures)
+    assert batches == [(2, 3, 32, 32), (1, 3, 48, 32)]
+    for picture, row in zip(pictures, rows, strict=True):
+        assert torch.allclose(row, image.forward(picture, loaded)[0], atol=1e-6)
+
+
+def test_pictures_of_visitors_who_come_at_once_go_together(models, tmp_path):
+    seen: list[int] = []
+    with models.use(image.OFFER) as loaded:
+        loaded.model.register_forward_pre_hook(
+            lambda module, inputs, named: seen.append(len(named["pixel_values"])), with_kwargs=True
+        )
+        batcher = loaded.share(image.joint)
+        paths = [saved(noise(seed=i), tmp_path / f"{i}.png") for i in range(6)]
+        with ThreadPoolExecutor(len(paths)) as pool:
+            with loaded.turns:  # the device is taken until all have come
+                answers = [pool.submit(scores, models, path) for path in paths]
+                while len(batcher._waiting) < len(paths):
+                    assert not wait(answers, timeout=0.01).done
+            together = [answer.result() for answer in answers]
+    assert sorted(seen) == [2, image.MOST_ON_CPU]
+    for path, ours in zip(paths, together, strict=True):
+        assert ours == near(scores(models, path))
+
+
+def test_a_visitor_who_has_stopped_gets_nothing(models, tmp_path):
+    with models.use(image.OFFER), pytest.raises(Cancelled):
+        image.run(saved(noise(), tmp_path / "p.png"), 5, "auto", models, stopped=lambda: True)
 
 
 def test_a_very_long_picture(models, tmp_path):

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from components.errors import InputError
+from components import tables
+from components.errors import Cancelled, InputError
 from demos import sentiment
 from tests import tiny
 
@@ -87,11 +88,11 @@ def test_too_many_texts():
 # preprocess, forward, postprocess
 
 
-def test_preprocess_pads_a_batch_and_cuts_long_texts(loaded):
+def test_preprocess_cuts_long_texts(loaded):
     long = "love " * 100
-    inputs, kept = sentiment.preprocess(["i love it", long], loaded)
-    assert inputs["input_ids"].shape == (2, 64)
-    assert inputs["attention_mask"].sum(1).tolist() == [5, 64]
+    encodings, kept = sentiment.preprocess(["i love it", long], loaded)
+    assert [len(encoding["input_ids"]) for encoding in encodings] == [5, 64]
+    assert encodings[0] == dict(loaded.processor("i love it"))
     assert kept[0] is None
     assert kept[1] == " ".join(["love"] * 62)
 
@@ -104,8 +105,8 @@ def test_a_text_of_exactly_the_limit_is_not_cut(loaded):
 def test_forward_gives_float_logits_on_the_cpu(loaded):
     import torch
 
-    inputs, _ = sentiment.preprocess(MANY, loaded)
-    logits = sentiment.forward(inputs, loaded)
+    encodings, _ = sentiment.preprocess(MANY, loaded)
+    logits = sentiment.forward(tables.padded(encodings, loaded), loaded)
     assert logits.shape == (len(MANY), 2)
     assert logits.dtype == torch.float32
     assert logits.device.type == "cpu"
@@ -146,11 +147,66 @@ def test_many_texts_of_different_lengths_keep_their_order(models):
 
 
 def test_more_texts_than_a_batch(models):
-    texts = [f"{'very ' * (i % 7)}much {i}" for i in range(2 * sentiment.BATCH + 3)]
+    texts = [f"{'very ' * (i % 7)}much {i}" for i in range(67)]
     rows = sentiment.run("\n".join(texts), "auto", models).rows
     assert [row.text for row in rows] == texts
-    for i in (0, 5, sentiment.BATCH, 2 * sentiment.BATCH + 2):
+    for i in (0, 5, 32, 66):
         assert dict(rows[i].scores) == near(direct(texts[i]))
+
+
+def shapes(models: Any) -> list[tuple[int, int]]:
+    """A list that grows by the shape of each batch, once the model is loaded."""
+    seen: list[tuple[int, int]] = []
+    with models.use(sentiment.OFFER) as loaded:
+        loaded.model.register_forward_pre_hook(
+            lambda module, inputs, named: seen.append(tuple(named["input_ids"].shape)), with_kwargs=True
+        )
+    return seen
+
+
+def test_a_batch_holds_at_most_what_the_settings_say(models):
+    seen = shapes(models)
+    sentiment.run("\n".join(["love it"] * 10), "auto", models, batch=4)
+    assert sorted(rows for rows, _ in seen) == [2, 4, 4]
+    tiny.tab(sentiment.DEMO, models, batch=3).press("\n".join(["love it"] * 4), None)
+    assert sorted(rows for rows, _ in seen[3:]) == [1, 3]
+
+
+def test_similar_lengths_go_together(models):
+    seen = shapes(models)
+    sentiment.run("\n".join(["love " * (i % 40) + "it" for i in range(80)]), "auto", models)
+    longest = [width for _, width in seen]
+    assert longest == sorted(longest)
+    assert longest[0] < 20 < longest[-1] == 42
+
+
+class After:
+    """A visitor who presses Stop when the model has computed so many batches."""
+
+    def __init__(self, seen: list[Any], batches: int) -> None:
+        self.seen, self.batches = seen, batches
+
+    def __call__(self) -> bool:
+        return len(self.seen) >= self.batches
+
+
+def test_a_stopped_run_shows_what_is_done(models, monkeypatch):
+    monkeypatch.setattr(sentiment, "AT_A_TIME", 8)
+    texts = [f"{'very ' * (9 - i % 9)}much {i}" for i in range(1234)]
+    seen = shapes(models)
+    stopped = After(seen, 5)
+    result = sentiment.run("\n".join(texts), "auto", models, stopped=stopped, batch=4)
+    assert len(seen) == 5, "not one batch more"
+    assert [row.text for row in result.rows] == texts[:16], "of the third eight only half was done"
+    assert result.status.remarks == ("Stopped after 16 of 1,234 texts.",)
+    assert dict(result.rows[9].scores) == near(direct(texts[9]))
+
+
+def test_a_run_that_is_stopped_before_anything_is_done(models):
+    seen = shapes(models)
+    with pytest.raises(Cancelled):
+        sentiment.run("\n".join(MANY), "auto", models, stopped=After(seen, 1), batch=2)
+    assert len(seen) == 1
 
 
 def test_the_status_names_checkpoint_device_and_times(models):
@@ -205,9 +261,9 @@ def test_one_label_is_a_sigmoid():
 
     folder = tiny.distilbert(("toxic",))
     loaded = tiny.loaded(folder, sentiment.RECIPE)
-    inputs, _ = sentiment.preprocess([TEXT], loaded)
+    encodings, _ = sentiment.preprocess([TEXT], loaded)
     with torch.no_grad():
-        logit = loaded.model(**inputs).logits[0, 0]
+        logit = loaded.model(**tables.padded(encodings, loaded)).logits[0, 0]
     (row,) = sentiment.run(TEXT, "auto", tiny.manager(folder)).rows
     assert row.scores == (("toxic", pytest.approx(float(logit.sigmoid()), abs=1e-4)),)
 
@@ -217,9 +273,9 @@ def test_labels_that_do_not_exclude_each_other():
 
     folder = tiny.distilbert(("joy", "anger", "fear"), "multi_label_classification")
     loaded = tiny.loaded(folder, sentiment.RECIPE)
-    inputs, _ = sentiment.preprocess([TEXT], loaded)
+    encodings, _ = sentiment.preprocess([TEXT], loaded)
     with torch.no_grad():
-        shares = loaded.model(**inputs).logits[0].sigmoid().tolist()
+        shares = loaded.model(**tables.padded(encodings, loaded)).logits[0].sigmoid().tolist()
     (row,) = sentiment.run(TEXT, "auto", tiny.manager(folder)).rows
     assert dict(row.scores) == near(dict(zip(("joy", "anger", "fear"), shares, strict=True)))
     assert sum(score for _, score in row.scores) != pytest.approx(1, abs=0.01)
@@ -300,9 +356,7 @@ def test_the_endpoint_says_what_is_missing(models, text):
 
 
 def test_the_button_shows_one_text_as_bars(models):
-    first, *_, last = tiny.tab(sentiment.DEMO, models).press(TEXT, None)
-    assert "Running" in first[-1]
-    answer, table, download, problem, status = last
+    *_, (answer, table, download, problem, status) = tiny.tab(sentiment.DEMO, models).press(TEXT, None)
     assert "POSITIVE" in answer
     assert "NEGATIVE" in answer
     assert (table["visible"], download["visible"], problem) == (False, False, "")

@@ -7,8 +7,22 @@ from typing import Any
 
 import pytest
 
+from components.checkpoints import Recipe
 from components.errors import InputError
-from components.tables import longest_input, read_texts, safe_cell, truncation_remarks
+from components.tables import (
+    length,
+    longest_input,
+    padded,
+    read_texts,
+    safe_cell,
+    tokenized,
+    truncation_remarks,
+)
+from tests import tiny
+
+RECIPE = Recipe(
+    "test", lambda config: "AutoModelForSequenceClassification", "AutoTokenizer", lambda config: None
+)
 
 
 def written(tmp_path, name: str, content: str | bytes):
@@ -166,6 +180,34 @@ def test_the_longest_input_goes_through_the_model(kind):
     length = longest_input(loaded(model_type=config.model_type, max_position_embeddings=34, pad_token_id=1))
     with torch.inference_mode():
         assert model(torch.full((1, length), 5)).last_hidden_state.shape == (1, length, 16)
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Any:
+    return tiny.loaded(tiny.distilbert(), RECIPE)
+
+
+TEXTS = ["i love it", "love " * 100, "hate", "x " * 62, "y " * 63]
+
+
+def test_texts_as_tokens(classifier):
+    encodings, kept = tokenized(TEXTS, classifier, 64)
+    for text, encoding in zip(TEXTS, encodings, strict=True):
+        assert encoding == dict(classifier.processor(text, truncation=True, max_length=64))
+    assert list(map(length, encodings)) == [5, 64, 3, 64, 64]
+    assert kept == [None, "love " * 61 + "love", None, None, "y " * 61 + "y"]
+
+
+def test_padding_is_that_of_the_tokenizer(classifier):
+    import torch
+
+    encodings, _ = tokenized(TEXTS, classifier, 64)
+    expected = classifier.processor(TEXTS, padding=True, truncation=True, max_length=64, return_tensors="pt")
+    batch = padded(encodings, classifier)
+    assert batch.keys() == expected.keys()
+    for name, rows in batch.items():
+        assert torch.equal(rows, expected[name])
+    assert padded(encodings[2:3], classifier)["input_ids"].shape == (1, 3)
 
 
 def test_remarks_on_what_was_cut():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from components.errors import InputError
+from components import tables
+from components.errors import Cancelled, InputError
 from demos import translation
 from demos.translation import Attention, Sentence
 from tests import tiny
@@ -91,37 +93,58 @@ def test_a_text_that_is_too_long():
 # Steps
 
 
-def test_preprocess_pads_and_cuts(loaded):
+def test_preprocess_cuts(loaded):
     long = "this house " * 60
-    inputs, kept = translation.preprocess([TEXT, long], loaded)
-    assert inputs["input_ids"].shape == (2, 64)
-    assert inputs["attention_mask"][0].sum() == len(loaded.processor(TEXT)["input_ids"])
-    assert inputs["input_ids"][1, -1] == loaded.processor.eos_token_id, "the end is always there"
+    (short, cut), kept = translation.preprocess([TEXT, long], loaded)
+    assert short == dict(loaded.processor(TEXT))
+    assert len(cut["input_ids"]) == 64
+    assert cut["input_ids"][-1] == loaded.processor.eos_token_id, "the end is always there"
     assert kept[0] is None
     assert kept[1] is not None
     assert long.startswith(kept[1])
 
 
-def test_forward_ends_a_loop_after_a_few_times_the_source(loaded):
+def test_forward_ends_a_loop_after_a_few_times_the_source():
     import torch
 
     loaded = tiny.loaded(tiny.marian(), translation.RECIPE)
     loaded.model.final_logits_bias[0, 0] = -1e4  # never ends by itself
-    inputs, _ = translation.preprocess(["You"], loaded)
-    generated = translation.forward(inputs, loaded)
-    assert generated.shape == (1, min(64, 3 * inputs["input_ids"].shape[1] + 20))
-    assert generated.dtype == torch.int64
+    loaded.model.config.max_position_embeddings = 300
+    loaded.model.generation_config.max_length = 300
+    for part in (loaded.model.get_encoder(), loaded.model.get_decoder()):
+        part.embed_positions = type(part.embed_positions)(300, 16)
+    encodings, _ = translation.preprocess(["You", TEXT * 5], loaded)
+    short, long = (translation.forward(tables.padded([one], loaded), loaded) for one in encodings)
+    assert short.shape == (1, 3 * translation.STEP + 20)
+    assert 64 < tables.length(encodings[1]) <= 96
+    assert long.shape == (1, 300), "what the model takes"
+    assert short.dtype == torch.int64
+
+
+def test_a_loop_ends_at_the_same_length_whatever_the_neighbours(loaded):
+    limits = [translation.longest(length, loaded) for length in range(1, 64)]
+    assert limits == sorted(limits)
+    assert len(set(limits)) == 1, "64 positions are fewer than three times a step"
+    wide = SimpleNamespace(model=SimpleNamespace(config=SimpleNamespace(max_position_embeddings=512)))
+    by_length: dict[int, list[int]] = {}
+    for length in range(1, 513):
+        by_length.setdefault(translation.longest(length, wide), []).append(length)  # type: ignore[arg-type]
+    assert by_length[116] == list(range(1, 33))
+    assert by_length[212] == list(range(33, 65))
+    assert max(by_length) == 512
+    for same in by_length.values():
+        # A batch is as wide as its longest: the limit is that of each.
+        assert translation.longest(max(same), wide) == translation.longest(min(same), wide)  # type: ignore[arg-type]
 
 
 def test_postprocess_takes_padding_off(loaded):
     import torch
 
-    pad, ids = loaded.processor.pad_token_id, loaded.processor(TEXT)["input_ids"]
-    inputs, _ = translation.preprocess([TEXT, TWO], loaded)
-    (first, second) = translation.postprocess(
-        [TEXT, TWO], inputs, torch.tensor([[pad, 5, 6, 0, pad, pad], [pad, 7, 8, 9, 10, 0]]), loaded
-    )
-    assert first.source_ids == tuple(ids)
+    pad = loaded.processor.pad_token_id
+    encodings, _ = translation.preprocess([TEXT, TWO], loaded)
+    written = list(torch.tensor([[pad, 5, 6, 0, pad, pad], [pad, 7, 8, 9, 10, 0]]))
+    first, second = translation.postprocess([TEXT, TWO], encodings, written, loaded)
+    assert first.source_ids == tuple(loaded.processor(TEXT)["input_ids"])
     assert first.target_ids == (pad, 5, 6, 0)
     assert first.source == TEXT
     assert first.target == loaded.processor.decode([5, 6])
@@ -165,6 +188,17 @@ def test_more_sentences_than_a_batch(models):
     assert len(result.sentences) == translation.BATCH + 4
     for i in (0, 7, translation.BATCH, translation.BATCH + 3):
         assert result.sentences[i].target == direct(result.sentences[i].source)[0]
+
+
+def test_stop_ends_it_between_two_batches(models):
+    with models.use(translation.OFFER) as loaded:
+        batches: list[int] = []
+        loaded.model.get_encoder().register_forward_pre_hook(
+            lambda module, inputs, named: batches.append(len(named["input_ids"])), with_kwargs=True
+        )
+    with pytest.raises(Cancelled):
+        translation.run("You like it. " * 12, "auto", models, stopped=lambda: len(batches) == 2, batch=4)
+    assert batches == [4, 4]
 
 
 def test_a_sentence_that_is_too_long_is_cut_and_it_is_said(models):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from components.errors import InputError
+from components.errors import Cancelled, InputError
 from demos import zero_shot
 from demos.zero_shot import TEMPLATE
 from tests import tiny
@@ -138,9 +138,31 @@ def test_all_pairs_go_through_in_one_batch(models):
         loaded.model.register_forward_pre_hook(
             lambda module, inputs, named: calls.append(tuple(named["input_ids"].shape)), with_kwargs=True
         )
-    scores(models, labels=["a", "a longer label", "c", "d"], template=SHORT)
+    scores(models, labels=["a", "longer", "c", "d"], template=SHORT)
     assert len(calls) == 1
     assert calls[0][0] == 4
+
+
+def test_a_long_text_does_not_make_its_labels_long(encoder):
+    with encoder.use(zero_shot.OFFER) as loaded:
+        calls: list[tuple[int, ...]] = []
+        loaded.model.register_forward_pre_hook(
+            lambda module, inputs, named: calls.append(tuple(named["input_ids"].shape)), with_kwargs=True
+        )
+    scores(encoder, text="love " * 62, labels=["sport", "a whole life", "politics"], template="{}")
+    assert calls == [(3, 5), (1, 64)], "labels first, then the text, which they would be padded to"
+
+
+def test_a_visitor_who_has_stopped_gets_nothing(models):
+    with models.use(zero_shot.OFFER), pytest.raises(Cancelled):
+        zero_shot.run(TEXT, "a, b", False, SHORT, "auto", models, stopped=lambda: True)
+
+
+def test_more_labels_than_a_batch(models):
+    labels = [f"label {i}" for i in range(23)]
+    whole = dict(scores(models, labels=labels))
+    parts = zero_shot.run(TEXT, ", ".join(labels), False, TEMPLATE, "auto", models, batch=5).scores
+    assert dict(parts) == near(whole)
 
 
 def test_labels_are_sorted_by_score(models):

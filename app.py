@@ -17,6 +17,8 @@ from functools import partial
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+# Threads that wait for others spin otherwise, and take the cores that the server needs.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Gradio makes a table of its last 10,000 events after every single one, for a page that nobody opens here.
 os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = str(10**9)
 
@@ -36,6 +38,7 @@ GRACE = 5.0  # seconds that runs may take to finish when the app is stopped
 TELLING = 2.0  # seconds for those who are broken off to be told
 SENDING = 0.5  # seconds for the last answers to be sent
 MOST_EVENTS = 256  # of Gradio at once; those that wait in our line among them
+MOST_SESSIONS = 500  # whose state Gradio keeps, a third of a megabyte for each
 IMPORTING = threading.Lock()  # see warm
 
 
@@ -177,6 +180,7 @@ def main() -> None:
             head_paths=ui.SCRIPT,
             prevent_thread_lock=True,
             max_threads=MOST_EVENTS,
+            state_session_capacity=MOST_SESSIONS,
             ssr_mode=False,
             footer_links=["api", "settings"],
         )

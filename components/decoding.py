@@ -11,7 +11,7 @@ import inspect
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -107,6 +107,7 @@ class Request:
         self.cache_name = CACHES[0]
         self.cached = list(range(self.sequences))  # those that are in its own cache
         self.read = 0  # tokens of the prompt in that cache
+        self.apart = False  # its prompt is read with no other, since doing so has failed
         self.ready: deque[Step | Exception] = deque()
         self.gone = False  # the visitor takes no more
 
@@ -234,7 +235,7 @@ class Engine:
                 self._joint_last = bool(self._joint.requests and not (self._alone and self._joint_last))
             with self._loaded.computing():
                 if self._read_last:
-                    self._read(self._reading.popleft())
+                    self._read()
                 elif writing and self._joint_last:
                     self._step_joint()
                 elif writing:
@@ -259,17 +260,64 @@ class Engine:
             taken += self._waiting[0].sequences
             self._reading.append(self._waiting.popleft())
 
-    def _read(self, request: Request) -> None:
+    def _read(self) -> None:
+        """Some of a long prompt, or several short ones and the first tokens of their texts."""
+        requests = [self._reading.popleft()]
+        while self._reading and self._short((*requests, self._reading[0])):
+            requests.append(self._reading.popleft())
+        if len(requests) == 1:
+            self._read_part(requests[0])
+            return
+        try:
+            logits = self._forward_prompts(requests)
+        except Exception as error:
+            log.warning("reading %d prompts together failed: %r", len(requests), error)
+            for request in requests:
+                request.cache, request.apart = None, True
+            self._reading.extendleft(reversed(requests))
+        else:
+            for request, last in zip(requests, logits, strict=True):
+                self._begin(request, last)
+
+    def _read_part(self, request: Request) -> None:
         """The next tokens of a prompt, and after its last one the first of the text."""
         try:
             # Once for all sequences of a prompt, where their caches can be copied.
             rows = request.prompt if self._can_join else request.prompt.expand(request.sequences, -1)
             until = request.read + READ if self._can_join else rows.shape[1]
             logits = self._forward(request, rows[:, request.read : until])
-            request.read = until
-            if until < rows.shape[1]:
-                self._reading.append(request)
-                return
+        except Exception as error:
+            request.fail(error)
+            return
+        request.read = until
+        if until < rows.shape[1]:
+            self._reading.append(request)
+        else:
+            self._begin(request, logits)
+
+    def _short(self, requests: Sequence[Request]) -> bool:
+        """Whether these prompts may be read in one step; filled up to the longest they are so many tokens."""
+        alike = self._can_join and not any(request.read or request.apart for request in requests)
+        return alike and len(requests) * max(request.length for request in requests) <= READ
+
+    def _forward_prompts(self, requests: list[Request]) -> list[torch.Tensor]:
+        """Whole prompts -> the last logits of each `[1, vocabulary]`, and a cache for each."""
+        import torch
+        from torch.nn.utils.rnn import pad_sequence
+
+        # Filled up behind their ends, where no token of theirs looks.
+        tokens = pad_sequence([request.prompt[0] for request in requests], batch_first=True)
+        ends = [request.length - 1 for request in requests]
+        kept = sorted(set(ends)) if self._last_only else list(range(tokens.shape[1]))
+        options = {"logits_to_keep": torch.tensor(kept, device=tokens.device)} if self._last_only else {}
+        output = self._loaded.model(input_ids=tokens, use_cache=True, **options)
+        for row, request in enumerate(requests):
+            request.cache = _cut(output.past_key_values.layers, [row], request.length)
+        return [output.logits[row, kept.index(end)][None] for row, end in enumerate(ends)]
+
+    def _begin(self, request: Request, logits: torch.Tensor) -> None:
+        """The first token of a text whose prompt has been read, and its place for the next ones."""
+        try:
             request.take(logits.expand(request.sequences, -1))
             if not request.running:
                 request.cache = None
@@ -410,17 +458,12 @@ class Joint:
 
     def apart(self) -> list[Request]:
         """All requests that can be given a cache of their own; no longer here."""
-        from transformers import DynamicCache
-
         alone = []
         for request in self.requests:
             rows = self._rows_of(request)
-            columns = self._filled[rows[0]]
             try:
-                own = DynamicCache()
-                for i, layer in enumerate(self._cache.layers):
-                    own.update(layer.keys[rows, :, :columns], layer.values[rows, :, :columns], i)
-                request.cache, request.cached = own, list(request.running)
+                request.cache = _cut(self._cache.layers, rows, self._filled[rows[0]])
+                request.cached = list(request.running)
                 alone.append(request)
             except Exception as error:
                 request.fail(error)
@@ -431,6 +474,16 @@ class Joint:
         """In the order of its running sequences."""
         rows = {sequence: row for row, (one, sequence) in enumerate(self._rows) if one is request}
         return [rows[sequence] for sequence in request.running]
+
+
+def _cut(layers: Sequence[Any], rows: list[int], columns: int) -> Any:
+    """A cache of its own with a copy of these rows."""
+    from transformers import DynamicCache
+
+    own = DynamicCache()
+    for i, layer in enumerate(layers):
+        own.update(layer.keys[rows, :, :columns], layer.values[rows, :, :columns], i)
+    return own
 
 
 def _slots(layers: int) -> Any:

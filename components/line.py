@@ -1,7 +1,8 @@
 """Line: which visitors' runs are under way, who waits, and at which place?
 
 Each tab has a number of runs that may go on at once; further ones wait in the order of asking, so that
-one busy tab holds up no other. A run has a thread for as long as it lasts, and none while it waits.
+one busy tab holds up no other. A run has a thread for as long as it lasts and none while it waits; the
+thread then serves who comes soon after, or ends.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
+from queue import Empty, SimpleQueue
 
 from components.errors import Busy
 from components.progress import Stopped
 
 log = logging.getLogger("tour")
 
+LINGER = 2.0  # seconds that a thread waits for another run
 Work = Callable[[Stopped], None]
 
 
@@ -37,6 +40,7 @@ class Line:
         self._waiting: dict[str, deque[Ticket]] = {}
         self._running: Counter[str] = Counter()
         self._tickets: set[Ticket] = set()
+        self._free: list[SimpleQueue[Ticket]] = []  # the inboxes of threads with nothing to do
         self._guard = threading.Lock()
         self.closing = False
 
@@ -60,8 +64,8 @@ class Line:
             else:
                 self._running[lane] += 1
             self._tickets.add(ticket)
-        if start:
-            threading.Thread(target=self._serve, args=(ticket,), name=f"run-{lane}", daemon=True).start()
+            if start:
+                self._start(ticket)
         return ticket
 
     def place(self, ticket: Ticket) -> int:
@@ -109,6 +113,29 @@ class Line:
             self.stop(ticket)
         _all_set([ticket.left for ticket in tickets], telling)
         return finished
+
+    def _start(self, ticket: Ticket) -> None:
+        """In a thread that has just become free, else in a new one. Call it with the guard held."""
+        if self._free:
+            self._free.pop().put(ticket)
+        else:
+            threading.Thread(target=self._work, args=(ticket,), name="run", daemon=True).start()
+
+    def _work(self, ticket: Ticket) -> None:
+        """A thread that serves one, and others that come soon after: a new one would cost each more."""
+        inbox: SimpleQueue[Ticket] = SimpleQueue()
+        while True:
+            self._serve(ticket)
+            with self._guard:
+                self._free.append(inbox)
+            try:
+                ticket = inbox.get(timeout=LINGER)
+            except Empty:
+                with self._guard:
+                    if inbox in self._free:
+                        self._free.remove(inbox)
+                        return
+                ticket = inbox.get()  # it came in between
 
     def _serve(self, ticket: Ticket) -> None:
         """Run this one, and then whoever waits in its lane, until nobody does."""

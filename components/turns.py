@@ -31,6 +31,11 @@ class Turns:
             self._waiting.append(called)
         called.acquire()  # released by the one before
 
+    def give_way(self) -> None:
+        """Between two steps of long work: those who wait go first, then it is this one's turn again."""
+        self.__exit__()
+        self.__enter__()
+
     def __exit__(self, *error: object) -> None:
         with self._guard:
             if self._waiting:

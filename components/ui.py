@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import html
 import inspect
 import logging
 import secrets
 import tempfile
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
 from contextlib import aclosing, contextmanager, suppress
 from functools import wraps
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 from gradio.context import Context
 
+from components import markup
 from components.checkpoints import Offer
 from components.demo import Demo, Status
 from components.errors import Cancelled, DemoError
@@ -26,7 +26,7 @@ from components.line import Line, Ticket
 from components.progress import Progress, Stopped
 
 if TYPE_CHECKING:
-    from components.models import ModelManager, Snapshot, Totals
+    from components.models import ModelManager
 
 log = logging.getLogger("tour")
 
@@ -165,7 +165,7 @@ class Page:
                     answer = act(*values)
                     return (*(answer if len(outputs) > 1 else (answer,)), "")
             except DemoError as error:
-                return (*(gr.skip(),) * len(outputs), problem(str(error)))
+                return (*(gr.skip(),) * len(outputs), markup.problem(str(error)))
 
         selector.input(  # type: ignore[attr-defined]  # all selectors have this event
             handler, inputs, [*outputs, self.problem], show_progress="minimal", api_visibility="private"
@@ -196,25 +196,25 @@ class Page:
                         raise step
                     if step is NOTHING_YET or isinstance(step, Progress):
                         progress = step if isinstance(step, Progress) else progress
-                        if step is progress and time.monotonic() < quick:
+                        if not at_work or (step is progress and time.monotonic() < quick):
                             continue
                         place = self._line.place(ticket)
                         now = Progress(f"waiting in line, number {place}") if place else progress
-                        yield (*unchanged, show_stop, "", _waiting(now))
+                        yield (*unchanged, show_stop, "", markup.waiting(now))
                     else:
                         *answer, status = step
                         at_work = not isinstance(status, Status)
                         progress = status if isinstance(status, Progress) else progress
-                        line = _waiting(progress) if at_work else status_line(status)
+                        line = markup.waiting(progress) if at_work else markup.status_line(status)
                         yield (*answer, show_stop if at_work else hide_stop, "", line)
                 if at_work:
                     raise Cancelled
                 if ticket.stop.is_set() and self._line.closing:
-                    yield (*unchanged, hide_stop, problem(CLOSING), gr.skip())
+                    yield (*unchanged, hide_stop, markup.problem(CLOSING), gr.skip())
             except Cancelled:
-                yield (*unchanged, hide_stop, problem(CLOSING) if self._line.closing else "", STOPPED)
+                yield (*unchanged, hide_stop, markup.problem(CLOSING) if self._line.closing else "", STOPPED)
             except DemoError as error:
-                yield (*emptied, hide_stop, problem(str(error)), "")
+                yield (*emptied, hide_stop, markup.problem(str(error)), "")
             finally:
                 if ticket:
                     self._line.leave(ticket)
@@ -260,12 +260,14 @@ class Told:
 
     async def next(self, pause: float | None) -> Any:
         """The next step, or NOTHING_YET after so many seconds. Of several of a kind only the last."""
-        if not self._steps:
-            self._arrived.clear()
-            if not self._steps:
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._arrived.wait(), pause)
-        if not self._steps:
+        try:
+            async with asyncio.timeout(pause):
+                while not self._steps:
+                    self._arrived.clear()
+                    # Between the two lines something may have come; it would set the event only later.
+                    if not self._steps:
+                        await self._arrived.wait()
+        except TimeoutError:
             return NOTHING_YET
         step = self._steps.popleft()
         while self._steps and self._steps[0] is not FINISHED and type(self._steps[0]) is type(step):
@@ -296,7 +298,7 @@ def models_panel(models: ModelManager, line: Line, tabs: Sequence[Demo], may_cha
     """
 
     def show() -> str:
-        return models_table(models.snapshot(), models.totals(), line.counts())
+        return markup.models_table(models.snapshot(), models.totals(), line.counts())
 
     with gr.Sidebar(open=False, position="right", width=400, label="Models in memory") as panel:
         gr.Markdown("## Models in memory")
@@ -322,57 +324,23 @@ def _load_buttons(
     said = gr.HTML(elem_classes="said")
 
     def load_now(tab: str) -> Iterator[tuple[str, str]]:
-        yield show(), remark("Loading …")
+        yield show(), markup.remark("Loading …")
         try:
             with shown("models"), models.use(offers[tab]) as loaded:
                 name = loaded.checkpoint.name
-            yield show(), remark(f"{name} is loaded.")
+            yield show(), markup.remark(f"{name} is loaded.")
         except DemoError as error:
-            yield show(), remark(str(error))
+            yield show(), markup.remark(str(error))
 
     def unload_now(tab: str) -> tuple[str, str]:
         rows = [row for row in models.snapshot() if row.task == offers[tab].recipe.task]
         gone = [row.name for row in rows if models.unload(row.name)]
         words = [f"{row.name} is {'unloaded' if row.name in gone else 'in use'}." for row in rows]
-        return show(), remark(" ".join(words) or "This tab has no model in memory.")
+        return show(), markup.remark(" ".join(words) or "This tab has no model in memory.")
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     load.click(load_now, tab, [table, said], concurrency_limit=None, **quiet)
     unload.click(unload_now, tab, [table, said], **quiet)
-
-
-def remark(sentence: str) -> str:
-    """A short notice as HTML."""
-    return f'<p class="remark" role="status">{html.escape(sentence)}</p>'
-
-
-def models_table(rows: Sequence[Snapshot], totals: Totals, runs: tuple[int, int]) -> str:
-    """One entry for each model: what it is, where, who uses it; and the sums below."""
-    entries = "".join(
-        f"<li><b>{html.escape(row.name)}</b><div>{html.escape(' · '.join(_facts(row)))}</div></li>"
-        for row in rows
-    )
-    held = sum(row.bytes for row in rows)
-    sums = (
-        f"{megabytes(held)} in all. {totals.loads} loads, {totals.hits} hits, {totals.evictions} evictions "
-        f"since the start. {runs[0]} runs under way, {runs[1]} waiting."
-    )
-    return f"<ul>{entries}</ul><div>{sums}</div>" if rows else f"<div>No model is loaded. {sums}</div>"
-
-
-def _facts(row: Snapshot) -> list[str]:
-    if row.state != "loaded":
-        return [row.task, row.progress or row.state]
-    users = f"{row.users} in use" if row.users else f"idle for {seconds(row.idle_seconds)}"
-    kept = ["stays loaded"] if row.pinned else []
-    where = f"{row.device}, {row.dtype}"
-    lent = f"loads {row.loads}, hits {row.hits}"
-    return [row.task, megabytes(row.bytes), where, users, lent, *kept]
-
-
-def megabytes(count: int) -> str:
-    """Bytes as MB."""
-    return f"{count / 1e6:.0f} MB"
 
 
 def hidden(kind: type[gr.components.Component], label: str, **options: Any) -> Any:
@@ -482,16 +450,6 @@ def _choices(offer: Offer) -> list[tuple[str, str]]:
     ]
 
 
-def problem(sentence: str) -> str:
-    """An error message as HTML."""
-    return f'<p role="alert">{html.escape(sentence)}</p>' if sentence else ""
-
-
-def _begin(words: str) -> str:
-    """With a capital letter; the rest stays, as in MB."""
-    return words[:1].upper() + words[1:]
-
-
 def _emptied(output: gr.components.Component) -> Any:
     """What an output shows when there is no answer: nothing. What a visitor has chosen stays.
 
@@ -501,67 +459,6 @@ def _emptied(output: gr.components.Component) -> Any:
     if selector or isinstance(output, gr.DownloadButton | gr.Dataframe):
         return gr.update(value=None, visible=False)
     return gr.skip() if isinstance(output, gr.Radio | gr.Dropdown) else None
-
-
-def _waiting(progress: Progress) -> str:
-    """What is happening, and a bar where it is known how far it is."""
-    bar = ""
-    if progress.done is not None and progress.total:
-        bar = f'<progress value="{progress.done}" max="{progress.total}"></progress>'
-    return f'<p class="line" role="status">{html.escape(_begin(str(progress)))} … {bar}</p>'
-
-
-def seconds(value: float) -> str:
-    """Two digits that matter: 0.034 s, 1.2 s, 85 s."""
-    if value < 0.001:
-        return "under 0.001 s"
-    return f"{value:.0f} s" if value >= 9.95 else f"{float(f'{value:.2g}'):g} s"
-
-
-def status_line(status: Status) -> str:
-    """Checkpoint, source, device, dtype and times in one line, remarks below it."""
-    parts = [
-        f"<b>{html.escape(status.checkpoint)}</b>",
-        f'<span class="badge">{status.source}</span>',
-        html.escape(f"{status.device}, {status.dtype}"),
-        f"loaded in {seconds(status.load_seconds)}",
-        f"ran in {seconds(status.run_seconds)}",
-    ]
-    remarks = "".join(f'<p class="remark">{html.escape(remark)}</p>' for remark in status.remarks)
-    return f'<p class="line" role="status">{" · ".join(parts)}</p>{remarks}'
-
-
-def percent(share: float) -> str:
-    """A share between 0 and 1 with one decimal."""
-    return f"{100 * share:.1f} %"
-
-
-def bars(scores: Sequence[tuple[str, float]], most: int = 10, headline: bool = True) -> str:
-    """Labels with scores between 0 and 1 as bars, in the order given; the first one large above them.
-
-    Labels come from checkpoints and visitors: they are shown as text.
-    """
-    if not scores:
-        return ""
-    rows = "".join(
-        f'<div class="bar"><span class="name">{html.escape(label)}</span>'
-        f'<span class="track"><span style="width:{100 * score:.2f}%"></span></span>'
-        f'<span class="number">{percent(score)}</span></div>'
-        for label, score in scores[:most]
-    )
-    top, share = scores[0]
-    first = f'<p class="answer">{html.escape(top)} <span>{percent(share)}</span></p>' if headline else ""
-    rest = f'<p class="remark">and {len(scores) - most} more</p>' if len(scores) > most else ""
-    return f'{first}<div class="bars">{rows}</div>{rest}'
-
-
-def counts(labels: Sequence[str]) -> str:
-    """How many texts got each label, as bars of shares."""
-    tally = Counter(labels)
-    head = f'<p class="answer">{len(labels)} texts</p>'
-    return head + bars(
-        [(f"{label} ({n})", n / len(labels)) for label, n in tally.most_common()], headline=False
-    )
 
 
 def download(name: str, content: str) -> str:
@@ -577,37 +474,3 @@ def download(name: str, content: str) -> str:
 def scores_output() -> gr.Label:
     """The output of endpoints that classify: the label dictionary of gr.Label, all scores."""
     return hidden(gr.Label, "scores")
-
-
-def chips(labels: Sequence[str]) -> str:
-    """Labels as chips."""
-    return f'<div class="chips">{"".join(f"<span>{html.escape(label)}</span>" for label in labels)}</div>'
-
-
-def sequences(lead: str, texts: Sequence[str]) -> str:
-    """Generated texts side by side, each after its prompt."""
-    sections = "".join(
-        f'<section><h3>Sequence {i}</h3><span class="prompt">{html.escape(lead)}</span>'
-        f"{html.escape(text)}</section>"
-        for i, text in enumerate(texts, 1)
-    )
-    return f'<div class="sequences">{sections}</div>'
-
-
-def clock(value: float) -> str:
-    """Seconds as 1:05.3, with hours from the first hour on."""
-    minutes, rest = divmod(round(max(value, 0), 1), 60)
-    hours, minutes = divmod(int(minutes), 60)
-    return f"{hours}:{minutes:02}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"
-
-
-def timed_lines(segments: Sequence[tuple[str, float, float]]) -> str:
-    """Text with its times in seconds, one segment a line."""
-    rows = "".join(
-        f"<tr><td>{clock(start)}</td><td>{clock(end)}</td><td>{html.escape(text.strip())}</td></tr>"
-        for text, start, end in segments
-    )
-    head = "<tr><th>from</th><th>to</th><th>text</th></tr>"
-    return (
-        f'<div class="timed"><table><thead>{head}</thead><tbody>{rows}</tbody></table></div>' if rows else ""
-    )

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from components import audio
+from components.matrices import quicken
 from components.progress import Stopped
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ class Engine:
 
     def __init__(self, loaded: Loaded) -> None:
         self._loaded, self._model = loaded, loaded.model
+        quicken(self._model)
         config = self._model.config
         numbers = 2 * config.decoder_layers * config.max_source_positions * config.d_model
         self._most = max(2, min(MOST_ROWS, MOST_BYTES // (numbers * loaded.dtype.itemsize)))

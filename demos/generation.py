@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from components import ui
+from components import markup, ui
 from components.checkpoints import Checkpoint, Hub, Offer, Recipe
 from components.decoding import Sampling, Step, decode
 from components.demo import Demo, Status, status_of
@@ -235,7 +235,7 @@ def build(demo: Demo, models: ModelManager, settings: object, line: Line) -> Non
         for result in run(request, choice, models, report, stopped):
             lead = request.prompt if request.mode == "completion" else ""
             yield (
-                ui.sequences(lead, result.sequences),
+                markup.sequences(lead, result.sequences),
                 gr.update(visible=result.chat) if result.status else gr.skip(),
                 result.status,
             )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from components import tables, ui
+from components import markup, tables, ui
 from components.batching import MOST, Batcher
 from components.checkpoints import Bundled, Checkpoint, Hub, Offer, Recipe
 from components.demo import Demo, Status, status_of
@@ -203,11 +203,11 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
         result = run(text, choice, models, report, stopped, file, settings.batch)
         if len(result.rows) == 1:
             hide = gr.update(visible=False)
-            return ui.bars(result.rows[0].scores), hide, hide, result.status
-        content = [[row.text, row.scores[0][0], ui.percent(row.scores[0][1])] for row in result.rows]
+            return markup.bars(result.rows[0].scores), hide, hide, result.status
+        content = [[row.text, row.scores[0][0], markup.percent(row.scores[0][1])] for row in result.rows]
         shown = gr.update(value={"headers": ["text", "label", "score"], "data": content}, visible=True)
         saved = gr.update(value=ui.download("sentiment.csv", to_csv(result.rows)), visible=True)
-        return ui.counts([row.scores[0][0] for row in result.rows]), shown, saved, result.status
+        return markup.counts([row.scores[0][0] for row in result.rows]), shown, saved, result.status
 
     page.runs(act, [text, file], [answer, table, download])
     page.examples([[example] for example in (*EXAMPLES, "\n".join(EXAMPLES))], [text])

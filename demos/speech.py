@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from components import audio, transcripts, ui, whisper
+from components import audio, markup, transcripts, ui, whisper
 from components.audio import Audio
 from components.checkpoints import Checkpoint, Hub, Offer, Recipe
 from components.demo import Demo, Status, status_of
@@ -148,10 +148,10 @@ def _remarks(
     start = 0.0
     for piece in pieces:
         if piece.left_out:
-            remarks.append(LEFT_OUT[piece.left_out].format(ui.clock(start), ui.clock(piece.done)))
+            remarks.append(LEFT_OUT[piece.left_out].format(markup.clock(start), markup.clock(piece.done)))
         start = piece.done
     if stopped:
-        remarks.append(f"Stopped at {ui.clock(start)}.")
+        remarks.append(f"Stopped at {markup.clock(start)}.")
     return tuple(remarks)
 
 
@@ -201,9 +201,9 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
         for result in run(
             path, timestamps, language, task, choice, models, report, stopped, settings.max_audio_minutes
         ):
-            shown = ui.timed_lines([(s.text, s.start, s.end) for s in result.segments])
+            shown = markup.timed_lines([(s.text, s.start, s.end) for s in result.segments])
             if result.status is None:
-                so_far = Progress(f"transcribed {ui.clock(result.done)} of {ui.clock(result.total)}")
+                so_far = Progress(f"transcribed {markup.clock(result.done)} of {markup.clock(result.total)}")
                 yield result.text, shown, *same, so_far
                 continue
             saved = _downloads(result)

@@ -154,14 +154,20 @@ def longest(source: int, loaded: Loaded) -> int:
 def forward(inputs: dict[str, torch.Tensor], loaded: Loaded) -> torch.Tensor:
     """input_ids and attention_mask `[batch, source]` -> ids of the translations `[batch, target]` on the CPU.
 
-    The checkpoint's own settings say how.
+    The checkpoint's own settings say how. Call it on a turn; between two tokens it gives way to others.
     """
     import torch
+    from transformers import StoppingCriteriaList
+
+    def go_on(ids: torch.Tensor, scores: object, **more: object) -> torch.Tensor:
+        loaded.turns.give_way()
+        return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
 
     with torch.inference_mode():
         on_device = {name: tensor.to(loaded.device) for name, tensor in inputs.items()}
         limit = longest(inputs["input_ids"].shape[1], loaded)
-        return loaded.model.generate(**on_device, max_length=limit).cpu()
+        between = StoppingCriteriaList([go_on])
+        return loaded.model.generate(**on_device, max_length=limit, stopping_criteria=between).cpu()
 
 
 def joint(loaded: Loaded) -> Batcher[tables.Encoding, torch.Tensor]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from components import tables, ui
+from components import markup, tables, ui
 from components.batching import MOST, Batcher
 from components.checkpoints import Checkpoint, Hub, Offer, Recipe
 from components.demo import Demo, Status, status_of
@@ -263,14 +263,14 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
     with page.inputs():
         text = gr.Textbox(TEXT, label="Text", lines=3, max_lines=12)
         labels = gr.Textbox(LABELS, label="Candidate labels", info="With commas between them.")
-        chips = gr.HTML(ui.chips(parse_labels(LABELS)))
+        chips = gr.HTML(markup.chips(parse_labels(LABELS)))
         multi_label = gr.Checkbox(False, label="Several labels may be right")
     with page.options():
         template = gr.Textbox(TEMPLATE, label="Hypothesis template", info="{} is where the label goes.")
     with page.results():
         answer = gr.HTML(ui.EMPTY, label="Labels and scores")
     labels.change(
-        lambda value: ui.chips(parse_labels(value)),
+        lambda value: markup.chips(parse_labels(value)),
         labels,
         chips,
         queue=False,
@@ -288,7 +288,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
         stopped: Stopped,
     ) -> tuple[str, Status]:
         result = run(text, labels, multi_label, template, choice, models, report, stopped, settings.batch)
-        return ui.bars(result.scores), result.status
+        return markup.bars(result.scores), result.status
 
     page.runs(act, [text, labels, multi_label, template], [answer])
     page.examples(EXAMPLES, [text, labels, multi_label, template])

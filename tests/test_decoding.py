@@ -457,6 +457,71 @@ def test_all_take_one_step_together_and_one_prompt_is_read_between_two_steps(loa
     assert len(calls) == 6 + 4
 
 
+def at_once(loaded: Any, asked: list[tuple[str, int, Sampling]]) -> list[Any]:
+    """What each gets, or its error, where all others come while the prompt of the first is being read."""
+    engine, begun = loaded.share(Engine), threading.Event()
+
+    def hold(*inputs: Any) -> None:
+        begun.set()
+        with engine._changed:
+            assert engine._changed.wait_for(lambda: len(engine._waiting) == len(asked) - 1, 20)
+        held.remove()
+
+    held = loaded.model.register_forward_pre_hook(hold)
+
+    def visit(one: tuple[str, int, Sampling]) -> Any:
+        text, rows, sampling = one
+        running = decode(loaded, prompt(loaded, rows, text), MOST, sampling)
+        if one is not asked[0]:
+            assert begun.wait(20)
+        return outcome(running)
+
+    # The condition is notified of no arrival, so look for it now and then.
+    with ThreadPoolExecutor(len(asked)) as pool:
+        runs = [pool.submit(visit, one) for one in asked]
+        return [run.result(60) for run in runs]
+
+
+ASKED = [
+    (PROMPT, 1, Sampling()),
+    (OTHERS[0], 2, Sampling(1.0, seed=1)),
+    (OTHERS[1], 1, Sampling()),
+    (OTHERS[3], 3, Sampling(0.8, top_k=9, repetition_penalty=1.2, seed=2)),
+    (PROMPT, 1, Sampling(1.0, seed=3)),
+]
+
+
+@pytest.mark.parametrize("kind", TOGETHER)
+def test_prompts_that_wait_are_read_together(kind):
+    loaded = of_kind(kind)
+    expected = [ours(loaded, sampling, rows, text) for text, rows, sampling in ASKED]
+    calls = shapes(loaded.model)
+    assert at_once(loaded, ASKED) == expected
+    lengths = [prompt(loaded, text=text).shape[1] for text, _, _ in ASKED]
+    assert calls[0] == (1, lengths[0])
+    assert (4, max(lengths[1:])) in calls[:3]
+    assert sum(tokens > 1 for _, tokens in calls) == 2, "no prompt is read twice"
+    assert is_empty(loaded.share(Engine))
+
+
+def test_prompts_that_are_long_together_are_read_one_after_another(loaded, monkeypatch):
+    monkeypatch.setattr(decoding, "READ", 2 * prompt(loaded).shape[1])
+    expected = [ours(loaded, sampling, rows, text) for text, rows, sampling in ASKED]
+    calls = shapes(loaded.model)
+    assert at_once(loaded, ASKED) == expected
+    assert max(rows * tokens for rows, tokens in calls if tokens > 1) <= decoding.READ
+    assert max(rows for rows, tokens in calls if tokens > 1) > 1
+
+
+def test_reading_together_that_fails_is_done_again_for_each_alone(loaded):
+    expected = [ours(loaded, sampling, rows, text) for text, rows, sampling in ASKED]
+    bad, error = prompt(loaded, text=OTHERS[3])[0].tolist(), ValueError("this prompt")
+    breaking(loaded.model, lambda rows: any(row[: len(bad)] == bad for row in rows), error)
+    expected[3] = error
+    assert at_once(loaded, ASKED) == expected
+    assert is_empty(loaded.share(Engine))
+
+
 def test_at_most_so_many_sequences_at_once_and_the_first_who_waits_goes_on(loaded):
     engine = Engine(endless(loaded), abreast=3)
     calls = shapes(loaded.model)

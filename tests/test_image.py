@@ -176,7 +176,7 @@ def test_pictures_of_visitors_who_come_at_once_go_together(models, tmp_path):
             lambda module, inputs, named: seen.append(len(named["pixel_values"])), with_kwargs=True
         )
         batcher = loaded.share(image.joint)
-        paths = [saved(noise(seed=i), tmp_path / f"{i}.png") for i in range(6)]
+        paths = [saved(noise(seed=i), tmp_path / f"{i}.png") for i in range(10)]
         with ThreadPoolExecutor(len(paths)) as pool:
             with loaded.turns:  # the device is taken until all have come
                 answers = [pool.submit(scores, models, path) for path in paths]

@@ -31,7 +31,7 @@ def nothing(stopped: Stopped) -> None:
 
 
 def run_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("run-")]
+    return [thread.name for thread in threading.enumerate() if thread.name == "run"]
 
 
 def finished(line: Line, ticket: Ticket) -> bool:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from components import ui, whisper
+from components import markup, whisper
 from components.demo import status_of
 from components.errors import InputError
 from components.transcripts import Segment
@@ -57,10 +57,10 @@ def test_fits_only_whisper():
 
 
 def test_clock_counts_minutes_and_hours():
-    assert ui.clock(0) == "0:00.0"
-    assert ui.clock(65.26) == "1:05.3"
-    assert ui.clock(59.96) == "1:00.0"
-    assert ui.clock(3661) == "1:01:01.0"
+    assert markup.clock(0) == "0:00.0"
+    assert markup.clock(65.26) == "1:05.3"
+    assert markup.clock(59.96) == "1:00.0"
+    assert markup.clock(3661) == "1:01:01.0"
 
 
 def test_the_starter_writes_down_the_example(models):

@@ -67,6 +67,25 @@ def test_who_has_many_steps_waits_behind_who_has_one():
     assert order == ["short", "long, second step"]
 
 
+def test_long_work_gives_way_between_its_steps():
+    turns, order = Turns(), []
+
+    def short() -> None:
+        with turns:
+            order.append("short")
+
+    with turns:
+        turns.give_way()  # nobody waits
+        thread = threading.Thread(target=short)
+        thread.start()
+        while not turns._waiting:
+            threading.Event().wait(0.001)
+        turns.give_way()
+        order.append("long, second step")
+    thread.join(WAIT)
+    assert order == ["short", "long, second step"]
+
+
 def test_an_error_inside_hands_the_turn_on():
     turns = Turns()
     for _ in range(2):

@@ -459,26 +459,26 @@ def test_all_take_one_step_together_and_one_prompt_is_read_between_two_steps(loa
 
 def at_once(loaded: Any, asked: list[tuple[str, int, Sampling]]) -> list[Any]:
     """What each gets, or its error, where all others come while the prompt of the first is being read."""
-    engine, begun = loaded.share(Engine), threading.Event()
+    begun, arrived = threading.Event(), [threading.Event() for _ in asked[1:]]
 
     def hold(*inputs: Any) -> None:
-        begun.set()
-        with engine._changed:
-            assert engine._changed.wait_for(lambda: len(engine._waiting) == len(asked) - 1, 20)
         held.remove()
+        begun.set()
+        assert all(one.wait(20) for one in arrived)
 
     held = loaded.model.register_forward_pre_hook(hold)
 
-    def visit(one: tuple[str, int, Sampling]) -> Any:
-        text, rows, sampling = one
-        running = decode(loaded, prompt(loaded, rows, text), MOST, sampling)
-        if one is not asked[0]:
-            assert begun.wait(20)
-        return outcome(running)
+    def visit(i: int) -> Any:
+        text, rows, sampling = asked[i]
+        ids = prompt(loaded, rows, text)
+        if i == 0:
+            return outcome(decode(loaded, ids, MOST, sampling))
+        assert begun.wait(20)
+        # Whether to stop is asked for the first time when the visitor has been put in line.
+        return outcome(decode(loaded, ids, MOST, sampling, lambda: arrived[i - 1].set() or False))
 
-    # The condition is notified of no arrival, so look for it now and then.
     with ThreadPoolExecutor(len(asked)) as pool:
-        runs = [pool.submit(visit, one) for one in asked]
+        runs = [pool.submit(visit, i) for i in range(len(asked))]
         return [run.result(60) for run in runs]
 
 

@@ -240,16 +240,23 @@ async def visitor(
                 try:
                     async with asyncio.timeout(chance.random()):
                         await ask(client, question.endpoint, question.values)
+                    tally["quicker than expected"] += 1
                 except TimeoutError:
                     tally["hung up"] += 1
+                except RuntimeError as refused:
+                    tally[told(refused)] += 1
             else:
                 try:
                     answer = await ask(client, question.endpoint, question.values)
                 except RuntimeError as refused:
-                    # A full line says so; any other error is one.
-                    tally["refused" if "are waiting already" in str(refused) else f"error {refused}"] += 1
+                    tally[told(refused)] += 1
                 else:
                     tally["right" if question.fits(answer) else f"wrong {question.endpoint}"] += 1
+
+
+def told(refused: RuntimeError) -> str:
+    """A full line says so; any other error is one."""
+    return "refused" if "are waiting already" in str(refused) else f"error {refused}"
 
 
 def files_below(folder: Path) -> int:
@@ -259,8 +266,8 @@ def files_below(folder: Path) -> int:
 def test_two_hundred_visitors_come_and_go_for_two_minutes_and_nothing_is_lost(running, monkeypatch):
     """Every answer belongs to its question, and afterwards threads, memory and files are what they were."""
     with tempfile.TemporaryDirectory() as folder:
-        asked = questions(running, Path(gr.media.get_image("lion.jpg")))
         monkeypatch.setenv("GRADIO_TEMP_DIR", folder)
+        asked = questions(running, Path(gr.media.get_image("lion.jpg")))
         chance, tally = random.Random(SEED), Counter[str]()
 
         async def two_minutes(visitors: int, seconds: float) -> None:

@@ -1,5 +1,6 @@
 """The speech tab: each function, a tiny random Whisper through the tab, and the starter on real sound."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
 
@@ -13,6 +14,7 @@ from components.errors import InputError
 from components.transcripts import Segment
 from components.whisper import Piece
 from demos import speech
+from tests import tiny
 
 
 def piece(text, start, end, left_out=""):
@@ -133,3 +135,33 @@ def test_downloads_hold_the_transcript():
     assert "00:00:00,000 --> 00:00:01,500" in files["srt"] and files["vtt"].startswith("WEBVTT")
     assert speech._downloads(speech.Result("", (), 1.5, 1.5, {})) == {}
     assert set(whisper.TIMESTAMPS) == {"none", "segment", "word"}
+
+
+def test_the_endpoint_streams_and_ends_with_the_whole(models, tmp_path):
+    clip, rate = soundfile.read(speech.CLIP)
+    soundfile.write(tmp_path / "long.wav", np.concatenate([clip, np.zeros(rate // 2)] * 6), rate)
+    transcribe = tiny.tab(speech.DEMO, models).endpoint("transcribe")
+    steps = transcribe(str(tmp_path / "long.wav"), "segment", "transcribe", "starter")
+    assert len(steps) > 1 and len(steps[0][0]) < len(steps[-1][0])
+    text, segments = steps[-1]
+    assert text.startswith(steps[0][0]) and text.count("one token after another") == 6
+    assert segments[-1]["end"] > 35 and {"text", "start", "end"} == segments[0].keys()
+
+
+def test_visitors_at_once_get_what_each_gets_alone(models, tmp_path):
+    clip, rate = soundfile.read(speech.CLIP)
+    paths = []
+    for share in (0.4, 0.7, 1.0):
+        paths.append(str(tmp_path / f"{share}.wav"))
+        soundfile.write(paths[-1], clip[: int(share * len(clip))], rate)
+
+    def hear(path: str) -> speech.Result:
+        *_, last = speech.run(path, "word", None, "transcribe", "starter", models)
+        return last
+
+    alone = [hear(path) for path in paths]
+    with ThreadPoolExecutor(len(paths)) as visitors:
+        together = list(visitors.map(hear, paths))
+    assert [result.text for result in together] == [result.text for result in alone]
+    assert [result.segments for result in together] == [result.segments for result in alone]
+    assert len({result.text for result in together}) == len(paths)

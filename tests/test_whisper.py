@@ -13,6 +13,7 @@ import torch
 from components import audio, whisper, windows
 from components.errors import InputError
 from components.models import Loaded
+from components.progress import never
 from components.transcripts import Segment
 from components.whisper import Piece, transcribe
 from components.windows import Decoded
@@ -349,3 +350,38 @@ def test_the_starter_hears_speech(starter):
     assert 7.7 < words[0].start < words[-1].end <= 11.3
     assert isinstance(pieces[0].segments[0], Segment)
     assert pieces[-1].done == pieces[-1].total
+
+
+def test_clips_decoded_together_are_what_generate_writes_of_each(starter):
+    """Tokens and word times, of real speech of several lengths."""
+    import gradio
+
+    folder = Path(gradio.__file__).parent / "media_assets" / "audio"
+    clips = [audio.decode(folder / name).samples for name in ("heath_ledger.mp3", "cate_blanch.mp3")]
+    clips = [clips[0], clips[1], clips[1][: 4 * audio.RATE], clips[0][: 2 * audio.RATE]]
+    engine = windows.Engine(starter)
+    together = [
+        windows.Window(clip, None, "transcribe", True, never, lambda decoded: False) for clip in clips
+    ]
+    for window in together:
+        engine.submit(window)
+    while left := [window for window in together if not window.done]:
+        engine.wait(left)
+    before = starter.model.config._attn_implementation
+    for clip, window in zip(clips, together, strict=True):
+        assert window.decoded is not None
+        wanted = starter.model.generate(
+            tiny_whisper.features(starter, clip),
+            attention_mask=torch.ones(1, clip.size // windows.HOP, dtype=torch.long),
+            return_timestamps=True,
+            return_token_timestamps=True,
+            return_dict_in_generate=True,
+            force_unique_generate_call=True,
+        )
+        starter.model.model.config._attn_implementation = before
+        tokens = wanted["sequences"][0].tolist()
+        end = starter.model.generation_config.eos_token_id
+        assert [token for token in tokens[1:] if token != end] == list(window.decoded.tokens)
+        ends = windows.token_ends(starter.model, window.decoded, clip.size)
+        assert ends == pytest.approx(wanted["token_timestamps"][0, 1 : 1 + len(ends)].tolist(), abs=1e-6)
+        assert len(ends) > 3

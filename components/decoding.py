@@ -116,31 +116,31 @@ class Request:
         """Tokens of each sequence when it is as long as it may get."""
         return self.ids.shape[1]
 
-    def take(self, logits: torch.Tensor) -> None:
-        """Choose the next token of those that run, from `[running, vocabulary]`."""
+    def choose(self, logits: torch.Tensor) -> torch.Tensor:
+        """The next token of those that run `[running]`, from `[running, vocabulary]`."""
         import torch
 
-        logits = logits.float()
         scores = logits
         if self.processors:
             scores = self.processors(self.ids[self.running, : self.length], logits)
         if self.source is None:
-            chosen = scores.argmax(-1)
-        else:
-            shares = scores.softmax(-1).cpu()
-            if len(self.running) < self.sequences:
-                # What has ended draws on, so that the others get the numbers that they would have got.
-                running, shares = shares, torch.ones(self.sequences, shares.shape[1])
-                shares[self.running] = running
-            drawn = torch.multinomial(shares, 1, generator=self.source)[self.running, 0]
-            chosen = drawn.to(logits.device)
-        surely = (logits.gather(1, chosen[:, None])[:, 0] - logits.logsumexp(-1)).exp()
+            return scores.argmax(-1)
+        shares = scores.softmax(-1).cpu()
+        if len(self.running) < self.sequences:
+            # What has ended draws on, so that the others get the numbers that they would have got.
+            running, shares = shares, torch.ones(self.sequences, shares.shape[1])
+            shares[self.running] = running
+        drawn = torch.multinomial(shares, 1, generator=self.source)[self.running, 0]
+        return drawn.to(logits.device)
+
+    def take(self, chosen: torch.Tensor, tokens: Sequence[Token]) -> None:
+        """The same tokens twice, for the model and for the visitor: one for each sequence that runs."""
         self.ids[self.running, self.length] = chosen
         self.length += 1
         step: Step = [None] * self.sequences
-        for sequence, token, probability in zip(self.running, chosen.tolist(), surely.tolist(), strict=True):
-            if token not in self.ends:
-                step[sequence] = Token(token, probability)
+        for sequence, token in zip(self.running, tokens, strict=True):
+            if token.id not in self.ends:
+                step[sequence] = token
         self.running = [sequence for sequence in self.running if step[sequence] is not None]
         if self.length == self.total:
             self.running = []
@@ -318,7 +318,7 @@ class Engine:
     def _begin(self, request: Request, logits: torch.Tensor) -> None:
         """The first token of a text whose prompt has been read, and its place for the next ones."""
         try:
-            request.take(logits.expand(request.sequences, -1))
+            _hand_out(logits, [(request, [0] * request.sequences)])
             if not request.running:
                 request.cache = None
             elif self._can_join and self._joint.takes(request, self._room):
@@ -334,21 +334,21 @@ class Engine:
         """The next token of one request, in a cache of its own."""
         try:
             logits = self._forward(request, request.ids[request.cached, request.length - 1 :][:, :1])
-            request.take(logits[[request.cached.index(sequence) for sequence in request.running]])
-            self._alone.append(request)
+            _hand_out(logits, [(request, [request.cached.index(one) for one in request.running])])
         except Exception as error:
             request.fail(error)
+        self._alone.append(request)
 
     def _step_joint(self) -> None:
         """The next token of all in the joint cache. Where that fails, each goes on alone."""
         failure = None
         try:
-            logits = self._joint.forward(self._loaded.model, self._last_only)
+            self._joint.step(self._loaded.model, self._last_only)
         except Exception as error:
             failure = error
         if failure is None:
-            self._joint.hand_out(logits)
-        elif len(self._joint.requests) == 1:
+            return
+        if len(self._joint.requests) == 1:
             self._joint.requests[0].fail(failure)
         else:
             log.warning("a step of %d texts together failed: %r", len(self._joint.requests), failure)
@@ -422,8 +422,8 @@ class Joint:
         if not self.requests:
             self._cache = None
 
-    def forward(self, model: Any, options: dict[str, Any]) -> torch.Tensor:
-        """The next logits of all rows `[rows, vocabulary]`. Done again, it gives the same."""
+    def step(self, model: Any, options: dict[str, Any]) -> None:
+        """The next token of all rows. Where it fails, it can be done again."""
         import torch
 
         newest = [request.ids[sequence, request.length - 1] for request, sequence in self._rows]
@@ -445,16 +445,8 @@ class Joint:
             use_cache=True,
             **options,
         )
-        return output.logits[:, -1]
-
-    def hand_out(self, logits: torch.Tensor) -> None:
-        """Each request chooses from its rows; an error there is that request's alone."""
+        _hand_out(output.logits[:, -1], [(request, self._rows_of(request)) for request in self.requests])
         self._filled = [columns + 1 for columns in self._filled]
-        for request in self.requests:
-            try:
-                request.take(logits[self._rows_of(request)])
-            except Exception as error:
-                request.fail(error)
 
     def apart(self) -> list[Request]:
         """All requests that can be given a cache of their own; no longer here."""
@@ -474,6 +466,31 @@ class Joint:
         """In the order of its running sequences."""
         rows = {sequence: row for row, (one, sequence) in enumerate(self._rows) if one is request}
         return [rows[sequence] for sequence in request.running]
+
+
+def _hand_out(logits: torch.Tensor, asked: Sequence[tuple[Request, list[int]]]) -> None:
+    """Have each request choose from its rows of `[rows, vocabulary]`; an error there is its own alone."""
+    import torch
+
+    logits = logits.float()
+    likeliest = logits.argmax(-1)
+    took: list[tuple[Request, torch.Tensor]] = []
+    theirs: list[int] = []
+    for request, rows in asked:
+        try:
+            plain = request.source is None and not request.processors
+            took.append((request, likeliest[rows] if plain else request.choose(logits[rows])))
+            theirs += rows
+        except Exception as error:
+            request.fail(error)
+    if not took:
+        return
+    ids = torch.cat([chosen for _, chosen in took])
+    surely = (logits[theirs, ids] - logits.logsumexp(-1)[theirs]).exp()
+    tokens = [Token(*pair) for pair in zip(ids.tolist(), surely.tolist(), strict=True)]
+    for request, chosen in took:
+        request.take(chosen, tokens[: len(chosen)])
+        tokens = tokens[len(chosen) :]
 
 
 def _cut(layers: Sequence[Any], rows: list[int], columns: int) -> Any:

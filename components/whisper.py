@@ -32,9 +32,7 @@ TASKS = ("transcribe", "translate")
 STEP = 0.02  # seconds from one timestamp token to the next, and per encoder position
 MULTILINGUAL_VOCABULARY = 51_865  # tokens; the English-only checkpoints have one less
 Span = tuple[int, int, float, float]  # first token and the one after the last, start and end in seconds
-SHORTEST_REST = (
-    5.0  # seconds; less before a pause is heard again with the segment before it, to be understood
-)
+SHORTEST_REST = 5.0  # seconds; less before a pause is heard again together with the segment before it
 SHORTEST_ADVANCE = 1.0  # seconds; a window that would move on by less is taken as it stands
 FIRST = 0.5  # of a window; the first stretch is shorter than the others, so that text appears soon
 
@@ -225,7 +223,7 @@ def _take(
     if stretch.at + window.samples.size == stretch.end and rest < stretch.end:
         if pauses.is_one(samples, rest, stretch.end):
             advance = seconds
-        elif seconds - advance < SHORTEST_REST and len(spans) > 1:
+        elif seconds - advance < SHORTEST_REST and spans[-1][2] >= SHORTEST_ADVANCE:
             advance = spans.pop()[2]
     piece, advance = _piece(loaded.processor.tokenizer, decoded, ends, spans, advance, seconds)
     if piece.text and request.language is None:

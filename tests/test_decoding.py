@@ -474,8 +474,13 @@ def at_once(loaded: Any, asked: list[tuple[str, int, Sampling]]) -> list[Any]:
         if i == 0:
             return outcome(decode(loaded, ids, MOST, sampling))
         assert begun.wait(20)
-        # Whether to stop is asked for the first time when the visitor has been put in line.
-        return outcome(decode(loaded, ids, MOST, sampling, lambda: arrived[i - 1].set() or False))
+
+        def goes_on() -> bool:
+            """Asked for the first time when the visitor has been put in line."""
+            arrived[i - 1].set()
+            return False
+
+        return outcome(decode(loaded, ids, MOST, sampling, goes_on))
 
     with ThreadPoolExecutor(len(asked)) as pool:
         runs = [pool.submit(visit, i) for i in range(len(asked))]

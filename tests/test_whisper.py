@@ -40,7 +40,7 @@ def summary(piece: Piece) -> Any:
 
 @pytest.mark.parametrize("codes", [(), ("en", "fr", "de")])
 def test_a_short_recording_is_what_generate_gives(codes, trusting, monkeypatch):
-    loaded, samples = tiny_whisper.whisper(codes), noise(SECONDS)
+    loaded, samples = tiny_whisper.whisper(codes, seed=1), noise(SECONDS)
     monkeypatch.setattr(whisper, "REPETITIVE_ABOVE", 99)
     first = next(transcribe(loaded, samples))
     sequence = generated(loaded, samples, **({"task": "transcribe"} if codes else {}))[0]
@@ -279,6 +279,31 @@ def test_splitting_at_timestamps():
     # times after the end of the sound
     assert split(1.0, "a", 9.0, seconds=4.0) == ([(1, 2, 1.0, 4.0)], 4.0)
     assert split(seconds=4.0) == ([], 4.0)
+
+
+def test_what_is_left_before_a_pause(trusting):
+    """Two segments, to 1.2 s and to 1.7 s of a window of 2 s, and then: quiet, a word, or much more."""
+    loaded = tiny_whisper.whisper()
+    begin = loaded.model.generation_config.no_timestamps_token_id + 1
+    said = loaded.processor.tokenizer("the fox", add_special_tokens=False).input_ids
+
+    def after(first: float, second: float, samples: np.ndarray, end: float = 2.0) -> tuple[float, list[str]]:
+        def stamp(time: float) -> int:
+            return begin + round(time / whisper.STEP)
+
+        tokens = [stamp(0), *said, stamp(first), stamp(first), *said, stamp(second), stamp(second)]
+        stretch = whisper._Stretch(0, int(end * audio.RATE))
+        window = windows.Window(samples[: 2 * audio.RATE], None, "transcribe", False, never, lambda _: False)
+        window.decoded = Decoded(tuple(tokens), -0.1, 0.0, None)
+        request = whisper.Request(False, None, "transcribe", never)
+        whisper._take(loaded, samples, stretch, window, request)
+        return stretch.at / audio.RATE, [segment.text for segment in stretch.pieces[0].segments]
+
+    quiet = np.concatenate([noise(1.7), np.zeros(3 * audio.RATE, np.float32)])
+    assert after(1.2, 1.7, quiet) == (2.0, ["the fox"] * 2)  # nothing is left
+    assert after(1.2, 1.7, noise(2)) == (1.2, ["the fox"])  # to be heard with what comes before it
+    assert after(0.4, 1.7, noise(2)) == (1.7, ["the fox"] * 2)  # which would be nearly all of it
+    assert after(1.2, 1.7, noise(5), end=5.0) == (1.7, ["the fox"] * 2)  # not before a pause
 
 
 def test_what_is_left_out():

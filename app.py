@@ -17,8 +17,6 @@ from functools import partial
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-# Threads that wait for others spin otherwise, and take the cores that the server needs.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Gradio makes a table of its last 10,000 events after every single one, for a page that nobody opens here.
 os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = str(10**9)
 

@@ -400,7 +400,9 @@ class Tab:
             return await call(*values)
 
         def answered(*values: Any, **named: Any) -> Any:
-            return asyncio.run(answer(*inspect.signature(call).bind(*values, **named).args))
+            given = inspect.signature(call).bind(*values, **named)
+            given.apply_defaults()
+            return asyncio.run(answer(*given.args))
 
         return answered
 

@@ -36,6 +36,7 @@ INVITATION = "The answer appears here. An example is filled in: press Run."
 QUICK = 0.15  # seconds within which an answer comes without a waiting line before it
 BEAT = 1.0  # seconds from one look at a waiting visitor to the next: is the page still open?
 NOTHING_YET, FINISHED = object(), object()
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}  # events of the page's own
 CLOSING = "The app is shutting down and did not finish this run. Try again in a minute."
 STOPPED = '<p class="line" role="status">Stopped.</p>'
 EMPTY = f'<p class="empty">{INVITATION}</p>'
@@ -306,10 +307,9 @@ def models_panel(models: ModelManager, line: Line, tabs: Sequence[Demo], may_cha
         tick = gr.Timer(2, active=False)
         if may_change:
             _load_buttons(models, tabs, table, show)
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    panel.expand(lambda: (show(), gr.Timer(active=True)), None, [table, tick], **quiet)
-    panel.collapse(lambda: gr.Timer(active=False), None, tick, **quiet)
-    tick.tick(show, None, table, **quiet)
+    panel.expand(lambda: (show(), gr.Timer(active=True)), None, [table, tick], **QUIET)
+    panel.collapse(lambda: gr.Timer(active=False), None, tick, **QUIET)
+    tick.tick(show, None, table, **QUIET)
 
 
 def _load_buttons(
@@ -338,9 +338,8 @@ def _load_buttons(
         words = [f"{row.name} is {'unloaded' if row.name in gone else 'in use'}." for row in rows]
         return show(), markup.remark(" ".join(words) or "This tab has no model in memory.")
 
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    load.click(load_now, tab, [table, said], concurrency_limit=None, **quiet)
-    unload.click(unload_now, tab, [table, said], **quiet)
+    load.click(load_now, tab, [table, said], concurrency_limit=None, **QUIET)
+    unload.click(unload_now, tab, [table, said], **QUIET)
 
 
 def hidden(kind: type[gr.components.Component], label: str, **options: Any) -> Any:

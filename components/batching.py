@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Generic, TypeVar
 
 from components.errors import Cancelled
@@ -21,10 +20,15 @@ log = logging.getLogger("tour")
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
+Turn = Callable[[Callable[[], None]], None]  # does a step when its turn has come
 Cost = Callable[[int, int], float]  # of a batch of so many items, the longest of such a size
 
 MOST = 32  # items in a batch
 LOOK = 0.2  # seconds from one look of a waiting visitor at `stopped` to the next
+
+
+def _at_once(step: Callable[[], None]) -> None:
+    step()
 
 
 def cuts(counts: Sequence[int], sizes: Sequence[int], most: int, cost: Cost) -> list[slice]:
@@ -54,8 +58,9 @@ def cuts(counts: Sequence[int], sizes: Sequence[int], most: int, cost: Cost) -> 
 class _Part(Generic[Item, Answer]):
     """What one request has in the line: items of one kind and, when done, their answers."""
 
-    def __init__(self, items: list[Item], kind: Hashable, size: int) -> None:
+    def __init__(self, items: list[Item], kind: Hashable, size: int, stopped: Stopped) -> None:
         self.items, self.kind, self.size = items, kind, size  # of the longest
+        self.stopped, self.gone = stopped, False  # gone: nobody takes the answers
         self.alone = False  # after an error in a batch with others
         self.answers: list[Answer] | None = None
         self.called = threading.Event()  # done, or to take the lead
@@ -66,9 +71,8 @@ class Batcher(Generic[Item, Answer]):
 
     compute: items -> one answer for each, in their order, the same whoever else is in the batch;
     size: what padding makes equal, such as the number of tokens; cost: says where one batch more is worth
-    less padding; kind: only items of one kind go together; turn: entered for each batch,
-    `Loaded.computing`. A batch is chosen when its turn has come, so that all who arrived meanwhile are
-    in it.
+    less padding; kind: only items of one kind go together; turn: `Loaded.compute`, for each batch. A batch
+    is chosen when its turn has come, so that all who arrived meanwhile are in it.
     """
 
     def __init__(
@@ -77,24 +81,30 @@ class Batcher(Generic[Item, Answer]):
         size: Callable[[Item], int],
         cost: Cost,
         kind: Callable[[Item], Hashable] = lambda item: None,
-        turn: Callable[[], AbstractContextManager[object]] = nullcontext,
+        turn: Turn = _at_once,
     ) -> None:
         self._compute, self._size, self._cost, self._kind, self._turn = compute, size, cost, kind, turn
         self._guard = threading.Lock()
         self._waiting: list[_Part[Item, Answer]] = []  # in the order of asking
         self._leader: _Part[Item, Answer] | None = None
+        self._batch: list[_Part[Item, Answer]] = []  # under way
 
     def __call__(self, items: Sequence[Item], stopped: Stopped = never, most: int = MOST) -> list[Answer]:
         """The answers to one request, in the order of its items; at most `most` items in a batch.
 
         A long request stands in the line with one batch at a time, those of similar size first, and goes
         to its end for each, so that it holds up nobody. Raises what `compute` raises for these items
-        alone, and Cancelled when `stopped` says so before the last batch.
+        alone, and Cancelled when `stopped` says so before the last batch, or while another visitor's
+        thread computes it.
         """
         answers: dict[int, Answer] = {}
         for part in self._parts(items, most):
             answers.update(zip(part, self._through([items[i] for i in part], stopped, most), strict=True))
         return [answers[i] for i in range(len(items))]
+
+    def unwanted(self) -> bool:
+        """Whether all have stopped who are in the batch under way; `compute` may ask, and give up."""
+        return all(part.stopped() for part in self._batch)
 
     def _parts(self, items: Sequence[Item], most: int) -> list[list[int]]:
         """Indices of items of one kind and of similar size, at most `most` in each part."""
@@ -111,14 +121,15 @@ class Batcher(Generic[Item, Answer]):
 
     def _through(self, items: list[Item], stopped: Stopped, most: int) -> list[Answer]:
         """Wait in the line with one part and lead where it falls to this thread; then its answers."""
-        mine: _Part[Item, Answer] = _Part(items, self._kind(items[0]), max(map(self._size, items)))
+        mine: _Part[Item, Answer] = _Part(items, self._kind(items[0]), max(map(self._size, items)), stopped)
         with self._guard:
             self._waiting.append(mine)
             if self._leader is None:
                 self._lead(mine)
         try:
             while mine.answers is None:
-                self._leave_if(stopped, mine)
+                if stopped():
+                    raise Cancelled("Stopped.")
                 if self._leader is mine:
                     self._one_batch(most)
                 else:
@@ -126,6 +137,7 @@ class Batcher(Generic[Item, Answer]):
             return mine.answers
         finally:
             with self._guard:
+                mine.gone = True
                 if mine in self._waiting:
                     self._waiting.remove(mine)
                 if self._leader is mine:
@@ -138,14 +150,6 @@ class Batcher(Generic[Item, Answer]):
         self._leader = part
         part.called.set()
 
-    def _leave_if(self, stopped: Stopped, mine: _Part[Item, Answer]) -> None:
-        """Raises Cancelled for a part that still waits; one that is being computed will soon be done."""
-        if stopped():
-            with self._guard:
-                if mine in self._waiting:
-                    self._waiting.remove(mine)
-                    raise Cancelled("Stopped.")
-
     def _one_batch(self, most: int) -> None:
         """Compute the next batch, the leader's own part in it, and hand the answers out.
 
@@ -153,13 +157,17 @@ class Batcher(Generic[Item, Answer]):
         the error.
         """
         batch: list[_Part[Item, Answer]] = []
+        answers: list[Answer] = []
+
+        def step() -> None:
+            batch[:] = self._batch = self._next(most)
+            answers[:] = self._compute([item for part in batch for item in part.items])
+
         try:
-            with self._turn():
-                batch = self._next(most)
-                items = [item for part in batch for item in part.items]
-                answers = list(self._compute(items))
-            if len(answers) != len(items):
-                raise ValueError(f"{len(answers)} answers to {len(items)} items")
+            self._turn(step)
+            items = sum(len(part.items) for part in batch)
+            if len(answers) != items:
+                raise ValueError(f"{len(answers)} answers to {items} items")
             for part in batch:
                 part.answers, answers = answers[: len(part.items)], answers[len(part.items) :]
                 part.called.set()
@@ -171,7 +179,8 @@ class Batcher(Generic[Item, Answer]):
             with self._guard:
                 for part in batch:
                     part.alone = True
-                self._waiting[:0] = [part for part in batch if part.answers is None]
+                self._batch = []
+                self._waiting[:0] = [part for part in batch if part.answers is None and not part.gone]
 
     def _next(self, most: int) -> list[_Part[Item, Answer]]:
         """The part that has waited longest and those it goes with best, in the order of asking.

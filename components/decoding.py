@@ -233,13 +233,12 @@ class Engine:
             self._read_last = bool(self._reading and not (writing and self._read_last))
             if not self._read_last and writing:
                 self._joint_last = bool(self._joint.requests and not (self._alone and self._joint_last))
-            with self._loaded.computing():
-                if self._read_last:
-                    self._read()
-                elif writing and self._joint_last:
-                    self._step_joint()
-                elif writing:
-                    self._step_alone(self._alone.popleft())
+            if self._read_last:
+                self._loaded.compute(self._read)
+            elif writing and self._joint_last:
+                self._loaded.compute(self._step_joint)
+            elif writing:
+                self._loaded.compute(self._step_alone)
         finally:
             with self._changed:
                 self._at_work = False
@@ -330,8 +329,9 @@ class Engine:
         except Exception as error:
             request.fail(error)
 
-    def _step_alone(self, request: Request) -> None:
-        """The next token of one request, in a cache of its own."""
+    def _step_alone(self) -> None:
+        """The next token of the request whose turn it is, in a cache of its own."""
+        request = self._alone.popleft()
         try:
             logits = self._forward(request, request.ids[request.cached, request.length - 1 :][:, :1])
             _hand_out(logits, [(request, [request.cached.index(one) for one in request.running])])

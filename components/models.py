@@ -77,13 +77,11 @@ class Loaded:
         """What its weights are kept in: "float32", "float16", or "int8"."""
         return "int8" if self.quantized else str(self.dtype).removeprefix("torch.")
 
-    @contextmanager
-    def computing(self) -> Iterator[None]:
-        """This visitor's turn on the device, in inference mode. Short: one step, never across a yield."""
+    def compute(self, step: Callable[[], T]) -> T:
+        """What `step()` gives on this visitor's turn on the device, in inference mode. It should be short."""
         import torch
 
-        with self.turns, torch.inference_mode():
-            yield
+        return self.turns.run(torch.inference_mode()(step))
 
     def share(self, make: Callable[[Loaded], T]) -> T:
         """What all visitors of this model use together, made by the first who asks: `make(loaded)`."""

@@ -170,8 +170,7 @@ class Engine:
         else:
             return
         try:
-            with self._loaded.computing():
-                work()
+            self._loaded.compute(work)
         except Exception as error:
             self._failed(concerned, error)
 

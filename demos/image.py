@@ -94,7 +94,7 @@ def joint(loaded: Loaded) -> Batcher[torch.Tensor, torch.Tensor]:
         size=lambda pixels: 1,
         cost=lambda count, _: count + 1,
         kind=lambda pixels: pixels.shape,
-        turn=loaded.computing,
+        turn=loaded.compute,
     )
 
 

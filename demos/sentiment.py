@@ -113,7 +113,7 @@ def joint(loaded: Loaded) -> Batcher[tables.Encoding, torch.Tensor]:
         lambda texts: forward(tables.padded(texts, loaded), loaded),
         size=tables.length,
         cost=tables.pass_cost(loaded),
-        turn=loaded.computing,
+        turn=loaded.compute,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from components import tables, ui
 from components.batching import Batcher
 from components.checkpoints import Bundled, Checkpoint, Hub, Offer, Recipe
 from components.demo import Demo, Status, status_of
-from components.errors import InputError
+from components.errors import Cancelled, InputError
 from components.figures import attention_heatmap
 from components.line import Line
 from components.models import Loaded, ModelManager, survives_out_of_memory
@@ -151,15 +152,18 @@ def longest(source: int, loaded: Loaded) -> int:
     return min(loaded.model.config.max_position_embeddings, 3 * STEP * math.ceil(source / STEP) + 20)
 
 
-def forward(inputs: dict[str, torch.Tensor], loaded: Loaded) -> torch.Tensor:
+def forward(inputs: dict[str, torch.Tensor], loaded: Loaded, stopped: Stopped = never) -> torch.Tensor:
     """input_ids and attention_mask `[batch, source]` -> ids of the translations `[batch, target]` on the CPU.
 
-    The checkpoint's own settings say how. Call it on a turn; between two tokens it gives way to others.
+    The checkpoint's own settings say how. Call it on a turn; between two tokens it gives way to others, or
+    raises Cancelled if `stopped` says so.
     """
     import torch
     from transformers import StoppingCriteriaList
 
     def go_on(ids: torch.Tensor, scores: object, **more: object) -> torch.Tensor:
+        if stopped():
+            raise Cancelled("Stopped.")
         loaded.turns.give_way()
         return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
 
@@ -172,14 +176,20 @@ def forward(inputs: dict[str, torch.Tensor], loaded: Loaded) -> torch.Tensor:
 
 def joint(loaded: Loaded) -> Batcher[tables.Encoding, torch.Tensor]:
     """The generation that all visitors of this model share; ids `[target]` of each sentence."""
-    return Batcher(
-        lambda sentences: forward(tables.padded(sentences, loaded), loaded),
+
+    def turn(step: Callable[[], None]) -> None:
+        with loaded.turns:
+            step()
+
+    batcher: Batcher[tables.Encoding, torch.Tensor] = Batcher(
+        lambda sentences: forward(tables.padded(sentences, loaded), loaded, batcher.unwanted),
         size=tables.length,
         # A step of the decoder costs as much as so many sentences in it do (measured on the starter).
         cost=lambda count, length: length * (count + (6 if loaded.device.type == "cpu" else 200)),
         kind=lambda sentence: longest(tables.length(sentence), loaded),
-        turn=loaded.computing,
+        turn=turn,
     )
+    return batcher
 
 
 def postprocess(
@@ -252,8 +262,9 @@ def attend(
         source = torch.tensor([sentence.source_ids], device=loaded.device)
         # The last token is written but never read.
         fed = torch.tensor([sentence.target_ids[:-1] or sentence.target_ids], device=loaded.device)
-        with loaded.computing():
-            output = loaded.model(input_ids=source, decoder_input_ids=fed, output_attentions=True)
+        output = loaded.compute(
+            lambda: loaded.model(input_ids=source, decoder_input_ids=fed, output_attentions=True)
+        )
         encoder, decoder, cross = (
             torch.stack(layers)[:, 0].float().cpu().numpy()
             for layers in (output.encoder_attentions, output.decoder_attentions, output.cross_attentions)

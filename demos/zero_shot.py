@@ -177,7 +177,7 @@ def joint(loaded: Loaded) -> Batcher[tables.Encoding, torch.Tensor]:
         lambda rows: forward(tables.padded(rows, loaded), loaded),
         size=tables.length,
         cost=tables.pass_cost(loaded),
-        turn=loaded.computing,
+        turn=loaded.compute,
     )
 
 

@@ -204,7 +204,7 @@ def test_those_who_come_before_the_turn_on_the_device_are_in_the_batch():
         batches.append(sorted(words))
         return words
 
-    batcher = Batcher(compute, size=len, cost=cost, turn=lambda: turns)
+    batcher = Batcher(compute, size=len, cost=cost, turn=turns.run)
     with ThreadPoolExecutor(3) as pool:
         with turns:  # another model is at work
             answers = [pool.submit(batcher, [word]) for word in "abc"]
@@ -321,6 +321,59 @@ def test_a_leader_that_has_stopped_hands_the_lead_on(model):
         with pytest.raises(Cancelled):
             first.result(WAIT)
     assert second.result(WAIT) == ["B"]
+
+
+def test_who_stops_leaves_while_another_visitors_thread_computes_for_them():
+    stop, go_on, batches = threading.Event(), threading.Event(), []
+
+    def compute(words: list[str]) -> list[str]:
+        batches.append(words)
+        assert go_on.wait(WAIT)
+        if len(batches) == 1:
+            raise ValueError("all of it again")
+        return [word.upper() for word in words]
+
+    turns = Turns()
+    batcher: Batcher[str, str] = Batcher(compute, size=len, cost=cost, turn=turns.run)
+    with ThreadPoolExecutor(2) as pool:
+        with turns:
+            leading = pool.submit(batcher, ["leading"])
+            until(lambda: len(batcher._waiting) == 1)
+            leaving = pool.submit(batcher, ["leaving"], stop.is_set)
+            until(lambda: len(batcher._waiting) == 2)
+        until(lambda: bool(batches))
+        stop.set()
+        with pytest.raises(Cancelled):
+            leaving.result(WAIT)
+        go_on.set()
+        assert leading.result(WAIT) == ["LEADING"]
+    assert batches == [["leading", "leaving"], ["leading"]], "who has left is not computed again"
+    assert batcher._waiting == []
+
+
+def test_work_is_given_up_when_all_have_stopped_who_are_in_it():
+    stops, seen = {word: threading.Event() for word in "ab"}, []
+
+    def compute(words: list[str]) -> list[str]:
+        if sorted(words) != ["a", "b"]:
+            return words
+        for word in words:
+            seen.append(batcher.unwanted())
+            stops[word].set()
+        seen.append(batcher.unwanted())
+        raise Cancelled("Nobody waits.")
+
+    turns = Turns()
+    batcher: Batcher[str, str] = Batcher(compute, size=len, cost=cost, turn=turns.run)
+    with ThreadPoolExecutor(2) as pool:
+        with turns:
+            answers = [pool.submit(batcher, [word], stops[word].is_set) for word in "ab"]
+            until(lambda: len(batcher._waiting) == 2)
+        for answer in answers:
+            with pytest.raises(Cancelled):
+                answer.result(WAIT)
+    assert seen == [False, False, True]
+    assert batcher(["c"]) == ["c"]
 
 
 def test_a_stopped_request_ends_after_the_batch_under_way(model):

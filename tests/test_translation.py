@@ -114,12 +114,43 @@ def test_forward_ends_a_loop_after_a_few_times_the_source():
     for part in (loaded.model.get_encoder(), loaded.model.get_decoder()):
         part.embed_positions = type(part.embed_positions)(300, 16)
     encodings, _ = translation.preprocess(["You", TEXT * 5], loaded)
-    with loaded.computing():
+    with loaded.turns:
         short, long = (translation.forward(tables.padded([one], loaded), loaded) for one in encodings)
     assert short.shape == (1, 3 * translation.STEP + 20)
     assert 64 < tables.length(encodings[1]) <= 96
     assert long.shape == (1, 300), "what the model takes"
     assert short.dtype == torch.int64
+
+
+def test_forward_is_given_up_between_two_tokens(loaded):
+    asked = []
+
+    def stopped() -> bool:
+        asked.append(True)
+        return len(asked) == 3
+
+    encodings, _ = translation.preprocess([TEXT], loaded)
+    with loaded.turns, pytest.raises(Cancelled):
+        translation.forward(tables.padded(encodings, loaded), loaded, stopped)
+    assert len(asked) == 3
+
+
+def test_stop_ends_a_translation_within_its_batch(models):
+    """Before the last token: the batch itself is broken off, and the next visitor is served."""
+    whole, steps = [], []
+
+    def asked_often() -> bool:
+        steps.append(True)
+        return len(steps) > 4
+
+    with models.use(translation.OFFER) as loaded:
+        joint = loaded.share(translation.joint)
+        compute, joint._compute = joint._compute, lambda texts: whole.append(compute(texts)) or whole[-1]
+        with pytest.raises(Cancelled):
+            translation.run(TEXT, "auto", models, stopped=asked_often)
+        assert not whole
+        joint._compute = compute
+    assert translation.run(TEXT, "auto", models).text == translation.run(TEXT, "auto", models).text
 
 
 def test_a_loop_ends_at_the_same_length_whatever_the_neighbours(loaded):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 
+import pytest
+
 from components.turns import Turns
 
 WAIT = 10  # seconds after which a test that hangs fails
@@ -29,6 +31,32 @@ def test_one_at_a_time():
         thread.join(WAIT)
         assert not thread.is_alive()
     assert most == 1
+
+
+def test_all_steps_of_a_device_are_done_in_one_thread():
+    turns, threads = Turns(), []
+    callers = [
+        threading.Thread(target=turns.run, args=(lambda: threads.append(threading.current_thread()),))
+        for _ in range(8)
+    ]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(WAIT)
+    assert len(threads) == 8
+    assert len(set(threads)) == 1
+    assert not set(threads) & set(callers)
+
+
+def test_an_error_in_a_step_is_the_callers_and_the_next_one_works():
+    turns = Turns()
+
+    def fails() -> None:
+        raise ValueError("in the step")
+
+    with pytest.raises(ValueError, match="in the step"):
+        turns.run(fails)
+    assert turns.run(lambda: 7) == 7
 
 
 def test_turns_go_in_the_order_of_asking():

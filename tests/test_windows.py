@@ -311,13 +311,24 @@ def test_a_follower_takes_the_lead_when_the_leader_stops():
     engine, leading, joined = loaded.share(Engine), threading.Event(), threading.Event()
     first = window(noise(SECONDS), stopped=joined.is_set)
     second = window(noise(SECONDS, seed=1))
-    leaders: list[str] = []
+    leading_now, leaders = "", list[str]()
+    run = loaded.turns.run
+
+    def led(step: Callable[[], Any]) -> Any:
+        def noted() -> Any:
+            nonlocal leading_now
+            leading_now = name
+            return step()
+
+        name = threading.current_thread().name
+        return run(noted)
 
     def note(*_: Any) -> None:
-        leaders.append(threading.current_thread().name)
+        leaders.append(leading_now)
         leading.set()
         joined.wait(30)
 
+    loaded.turns.run = led  # type: ignore[method-assign]
     loaded.model.get_decoder().register_forward_pre_hook(note)
 
     def follow() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import html
 import logging
 import os
@@ -123,8 +124,15 @@ def warm() -> None:
     a thread that asks for it meanwhile is left with the empty one.
     """
     with IMPORTING:
-        import torch  # noqa: F401
-        import transformers  # noqa: F401
+        # Transformers imports a module when its first name is asked for.
+        from transformers import (  # noqa: F401
+            AutoImageProcessor,
+            AutoModel,
+            AutoTokenizer,
+            GenerationMixin,
+            PreTrainedModel,
+            ProcessorMixin,
+        )
 
 
 def preloaded(settings: Settings) -> list[Demo]:
@@ -139,6 +147,9 @@ def preloaded(settings: Settings) -> list[Demo]:
 def prepare(models: ModelManager, pinned: list[Demo]) -> None:
     """While the page is up already: imports, and the models that stay loaded."""
     warm()
+    # What is imported stays. Looking through it for garbage would stop everybody for a quarter of a second.
+    gc.collect()
+    gc.freeze()
     for demo in pinned:
         try:
             models.preload(demo.offer)

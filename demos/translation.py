@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,8 @@ EXAMPLES = [
 BATCH = 16  # sentences that go together at most
 STEP = 32  # see longest
 MOST_CHARACTERS = 20_000
+Pair = tuple[tuple[int, ...], tuple[int, ...]]  # the ids of a sentence, and those the decoder is fed
+Weights = tuple[np.ndarray, np.ndarray, np.ndarray]  # encoder, decoder, cross: see Attention
 KINDS = {"Encoder self-attention": "encoder", "Decoder self-attention": "decoder", "Cross-attention": "cross"}
 MEAN = "mean of heads"
 
@@ -256,25 +258,43 @@ def attend(
     stopped: Stopped = never,
 ) -> Attention:
     """The attention behind a translation: one teacher-forced pass over the ids that were generated."""
+    # The last token is written but never read.
+    read, fed = sentence.source_ids, sentence.target_ids[:-1] or sentence.target_ids
+    with models.use(OFFER, choice, report, stopped) as loaded:
+        (weights,) = loaded.share(joint_attention)([(read, fed)], stopped)
+        with loaded.lock:
+            source, target = (tuple(loaded.processor.convert_ids_to_tokens(list(ids))) for ids in (read, fed))
+            special = frozenset(loaded.processor.all_special_tokens)
+        return Attention(*weights, source, target, special)
+
+
+def joint_attention(loaded: Loaded) -> Batcher[Pair, Weights]:
+    """The pass that all visitors share who look at attention; of each pair the arrays of `Attention`."""
     import torch
 
-    with models.use(OFFER, choice, report, stopped) as loaded:
-        source = torch.tensor([sentence.source_ids], device=loaded.device)
-        # The last token is written but never read.
-        fed = torch.tensor([sentence.target_ids[:-1] or sentence.target_ids], device=loaded.device)
-        output = loaded.compute(
-            lambda: loaded.model(input_ids=source, decoder_input_ids=fed, output_attentions=True)
+    def ids(rows: list[tuple[int, ...]]) -> dict[str, torch.Tensor]:
+        encodings = [{"input_ids": list(row), "attention_mask": [1] * len(row)} for row in rows]
+        return {name: tensor.to(loaded.device) for name, tensor in tables.padded(encodings, loaded).items()}
+
+    def compute(pairs: list[Pair]) -> Iterator[Weights]:
+        # No token looks at those behind it: the padding of what the decoder is fed needs no mask.
+        fed = ids([fed for _, fed in pairs])["input_ids"]
+        output = loaded.model(
+            **ids([read for read, _ in pairs]), decoder_input_ids=fed, output_attentions=True
         )
         encoder, decoder, cross = (
-            torch.stack(layers)[:, 0].float().cpu().numpy()
+            torch.stack(layers, 1).float().cpu().numpy()
             for layers in (output.encoder_attentions, output.decoder_attentions, output.cross_attentions)
         )
-        with loaded.lock:
-            read, written = (
-                tuple(loaded.processor.convert_ids_to_tokens(ids[0].tolist())) for ids in (source, fed)
-            )
-            special = frozenset(loaded.processor.all_special_tokens)
-        return Attention(encoder, decoder, cross, read, written, special)
+        for row, (s, t) in enumerate((len(read), len(fed)) for read, fed in pairs):
+            yield encoder[row, :, :, :s, :s], decoder[row, :, :, :t, :t], cross[row, :, :, :t, :s]
+
+    return Batcher(
+        compute,
+        size=lambda pair: len(pair[0]) + len(pair[1]),
+        cost=tables.pass_cost(loaded),
+        turn=loaded.compute,
+    )
 
 
 def draw(

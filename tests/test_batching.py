@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from components import tables
@@ -539,6 +540,28 @@ def test_a_translation_does_not_depend_on_the_company(models):
     alone = [translation.run(one, "starter", models).sentences[0] for one in SENTENCES.split("\n")]
     assert together == alone
     assert len({sentence.target for sentence in alone}) == 20
+
+
+def test_attention_does_not_depend_on_the_company(models):
+    short, long = translation.run(
+        "You like this house.\nThe cat is sleeping on the sofa.", "starter", models
+    ).sentences
+    alone = [translation.attend(sentence, "starter", models) for sentence in (short, long)]
+    with models.use(translation.OFFER, "starter") as loaded:
+        batcher = loaded.share(translation.joint_attention)
+        passes, compute = [], batcher._compute
+        batcher._compute = lambda pairs: passes.append(len(pairs)) or compute(pairs)
+        with ThreadPoolExecutor(2) as pool:
+            with loaded.turns:
+                results = [pool.submit(translation.attend, one, "starter", models) for one in (short, long)]
+                until(lambda: len(batcher._waiting) == 2)
+            together = [result.result(WAIT) for result in results]
+    assert passes == [2]
+    for one, other in zip(alone, together, strict=True):
+        for kind in translation.KINDS.values():
+            assert getattr(one, kind).shape == getattr(other, kind).shape
+            np.testing.assert_allclose(getattr(one, kind), getattr(other, kind), atol=1e-5)
+            np.testing.assert_allclose(getattr(other, kind).sum(-1), 1, atol=1e-4)
 
 
 def test_visitors_who_click_at_once_share_batches_and_get_their_own_answers(models):

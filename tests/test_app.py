@@ -154,3 +154,48 @@ def test_a_first_click_waits_until_transformers_is_imported(monkeypatch, models)
     monkeypatch.setattr(app, "warm", lambda: warmed.append("warm"))
     with models.use(sentiment.OFFER, "starter"):
         assert warmed == ["warm"]
+
+
+# Prepares as the app does after its launch, and says what is in memory then and how the first click went.
+PRELOAD = """
+import sys, app
+def prepared(models, pinned):
+    prepare(models, pinned)
+    for row in models.snapshot():
+        print("in memory:", row.task, row.state, row.pinned, row.loads)
+    from demos import sentiment
+    sentiment.run("fine", "auto", models)
+    print("loads after the first click:", models.totals().loads)
+    app.os.kill(app.os.getpid(), app.signal.SIGTERM)
+prepare, app.prepare = app.prepare, prepared
+sys.argv = ["app.py", *sys.argv[1:]]
+app.main()
+"""
+
+
+def started_with(*options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", PRELOAD, "--port", str(free_port()), "--checkpoints", "starter", *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_what_is_preloaded_is_there_before_the_first_click():
+    done = started_with("--preload", "sentiment, translation")
+    found = [line for line in done.stdout.splitlines() if line.startswith("in memory")]
+    assert sorted(found) == [
+        "in memory: sentiment loaded True 1",
+        "in memory: translation loaded True 1",
+    ], done.stderr
+    assert "loads after the first click: 2" in done.stdout
+    assert done.returncode == 0
+
+
+def test_a_tab_that_there_is_not_cannot_be_preloaded():
+    done = started_with("--preload", "weather")
+    assert done.returncode == 1
+    assert "--preload: there is no tab weather. The tabs are sentiment, " in done.stderr
+    assert "Traceback" not in done.stderr

@@ -26,7 +26,7 @@ from gradio import tunneling
 
 import demos
 from components import sources, ui
-from components.demo import Demo
+from components.checkpoints import Offer
 from components.errors import DemoError
 from components.hub import HubStatus
 from components.line import Line
@@ -43,7 +43,7 @@ IMPORTING = threading.Lock()  # see warm
 
 def create_manager(settings: Settings, hub: HubStatus) -> ModelManager:
     """The manager with the real sources, loader and device behind it. Imports torch only when used."""
-    from components.checkpoints import Checkpoint, Offer
+    from components.checkpoints import Checkpoint
     from components.device import best_device, best_dtype, cpu
     from components.loading import place
     from components.models import Place
@@ -135,26 +135,26 @@ def warm() -> None:
         )
 
 
-def preloaded(settings: Settings) -> list[Demo]:
-    """The tabs named in settings.preload. Raises SystemExit with a sentence for one that there is not."""
-    tabs = {demo.name: demo for demo in demos.discover()}
+def preloaded(settings: Settings) -> list[Offer]:
+    """What the tabs offer that are named in settings.preload. Raises SystemExit with a sentence for one that there is not."""
+    tabs = {demo.name: demo.offer for demo in demos.discover() if demo.offer}
     names = [name.strip() for name in settings.preload.split(",") if name.strip()]
     if unknown := [name for name in names if name not in tabs]:
         sys.exit(f"--preload: there is no tab {unknown[0]}. The tabs are {', '.join(tabs)}.")
     return [tabs[name] for name in names]
 
 
-def prepare(models: ModelManager, pinned: list[Demo]) -> None:
+def prepare(models: ModelManager, pinned: list[Offer]) -> None:
     """While the page is up already: imports, and the models that stay loaded."""
     warm()
     # What is imported stays. Looking through it for garbage would stop everybody for a quarter of a second.
     gc.collect()
     gc.freeze()
-    for demo in pinned:
+    for offer in pinned:
         try:
-            models.preload(demo.offer)
+            models.preload(offer)
         except DemoError as error:
-            logging.getLogger("tour").warning("%s is not preloaded: %s", demo.title, error)
+            logging.getLogger("tour").warning("%s is not preloaded: %s", offer.recipe.task, error)
 
 
 def stop(line: Line) -> None:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Demo:
-    """One tab. name: in links and endpoints; task: what it is, in a sentence; offer: its checkpoints.
+    """One tab. name: in links and endpoints; task: what it is, in a sentence; offer: its checkpoints, None
+    for a tab without a model.
 
     build: draws it; at_once: runs of it that may go on together; further visitors wait in line.
     """
@@ -28,7 +29,7 @@ class Demo:
     title: str
     order: int
     task: str
-    offer: Offer
+    offer: Offer | None
     build: Callable[[Demo, ModelManager, Settings, Line], None]
     at_once: int = 64
 

@@ -39,6 +39,7 @@ NOTHING_YET, FINISHED = object(), object()
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}  # events of the page's own
 CLOSING = "The app is shutting down and did not finish this run. Try again in a minute."
 STOPPED = '<p class="line" role="status">Stopped.</p>'
+NOT_YET = "Nothing has run on this tab yet. Press Run above, and what happened is shown here."
 EMPTY = f'<p class="empty">{INVITATION}</p>'
 
 
@@ -73,6 +74,9 @@ class Page:
     """The skeleton of a tab: what it is; inputs left, answer right; status, examples and endpoints."""
 
     def __init__(self, demo: Demo, line: Line) -> None:
+        """Raises ValueError for a tab without checkpoints."""
+        if demo.offer is None:
+            raise ValueError(f"{demo.name} has no checkpoints to run")
         self.demo = demo
         self._line = line
         self._visits: dict[str, tuple[Ticket, Told]] = {}  # by session
@@ -90,6 +94,8 @@ class Page:
                 self._results = gr.Column()
         self.status = gr.HTML(elem_classes="status")
         self._below = gr.Column()
+        self._drawers = gr.Column()
+        self._ran: Any = None  # the event of a run, once there is one
         with self._options:
             self.checkpoint = gr.Dropdown(
                 choices=_choices(demo.offer),
@@ -140,7 +146,7 @@ class Page:
         self._stop.click(self._stop_now, None, None, queue=False, api_visibility="private")
         if isinstance(Context.root_block, gr.Blocks):
             Context.root_block.unload(self._stop_now)
-        gr.on(
+        self._ran = gr.on(
             [self._run.click],
             self._handler(act, outputs),
             [*inputs, self.checkpoint],
@@ -159,18 +165,12 @@ class Page:
         outputs: Sequence[gr.components.Component],
     ) -> None:
         """Call `act` with the inputs' values when the visitor picks something; a DemoError is shown."""
+        _changes(selector, act, inputs, outputs, self.problem, self.demo.name)
 
-        def handler(*values: Any) -> tuple[Any, ...]:
-            try:
-                with shown(self.demo.name):
-                    answer = act(*values)
-                    return (*(answer if len(outputs) > 1 else (answer,)), "")
-            except DemoError as error:
-                return (*(gr.skip(),) * len(outputs), markup.problem(str(error)))
-
-        selector.input(  # type: ignore[attr-defined]  # all selectors have this event
-            handler, inputs, [*outputs, self.problem], show_progress="minimal", api_visibility="private"
-        )
+    def drawer(self, title: str) -> Drawer:
+        """What is folded away below the examples; use it in a `with`, after `runs`."""
+        with self._drawers:
+            return Drawer(title, self.demo.name, self._ran)
 
     def _stop_now(self, request: gr.Request) -> None:
         """End what runs for this visitor: Stop was pressed, or the page was closed."""
@@ -245,6 +245,74 @@ class Page:
         )
 
 
+class Drawer:
+    """What is folded away, and computed only when a visitor opens it.
+
+    Use it in a `with` to fill it. name: of the tab; ran: the event after which an open one is computed anew.
+    """
+
+    def __init__(self, title: str, name: str, ran: Any) -> None:
+        self._name, self._ran = name, ran
+        self._open = gr.State(False)
+        self._fold = gr.Accordion(title, open=False, elem_classes="drawer")
+        with self._fold:
+            self._said = gr.HTML(elem_classes="said")
+
+    def __enter__(self) -> Drawer:
+        self._fold.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._fold.__exit__(*error)
+
+    def drawer(self, title: str) -> Drawer:
+        """One inside this one, with what takes longer; make it in the `with` of this one."""
+        return Drawer(title, self._name, self._ran)
+
+    def shows(
+        self,
+        look: Callable[..., Any],
+        inputs: Sequence[gr.components.Component],
+        outputs: Sequence[gr.components.Component],
+    ) -> None:
+        """Call `look` with the inputs' values when this is opened, and after each run while it is open.
+
+        The first input is what is remembered of the last run, None before there is one. `look` returns a
+        value for each output, in a tuple if there are several. A DemoError is shown here.
+        """
+        unchanged, emptied = (gr.skip(),) * len(outputs), tuple(map(_emptied, outputs))
+
+        def update(opened: bool, record: Any, *values: Any) -> tuple[Any, ...]:
+            if not opened:
+                return (*unchanged, gr.skip())
+            if record is None:
+                return (*emptied, markup.remark(NOT_YET))
+            try:
+                with shown(self._name):
+                    answer = look(record, *values)
+                    return (*(answer if len(outputs) > 1 else (answer,)), "")
+            except DemoError as error:
+                return (*emptied, markup.problem(str(error)))
+
+        def opened(*values: Any) -> tuple[Any, ...]:
+            return (True, *update(True, *values))
+
+        shown_on: dict[str, Any] = {"show_progress": "minimal", "api_visibility": "private"}
+        self._fold.expand(opened, inputs, [self._open, *outputs, self._said], **shown_on)
+        self._fold.collapse(lambda: False, None, self._open, **QUIET)
+        self._ran.then(update, [self._open, *inputs], [*outputs, self._said], **shown_on)
+
+    def changes(
+        self,
+        selector: gr.components.Component,
+        act: Callable[..., Any],
+        inputs: Sequence[gr.components.Component],
+        outputs: Sequence[gr.components.Component],
+    ) -> None:
+        """Call `act` with the inputs' values when the visitor picks something; a DemoError is shown here."""
+        _changes(selector, act, inputs, outputs, self._said, self._name)
+
+
 class Told:
     """What a run in another thread has told so far, for the event loop that it was made in."""
 
@@ -274,6 +342,26 @@ class Told:
         while self._steps and self._steps[0] is not FINISHED and type(self._steps[0]) is type(step):
             step = self._steps.popleft()
         return step
+
+
+def _changes(
+    selector: Any,
+    act: Callable[..., Any],
+    inputs: Sequence[gr.components.Component],
+    outputs: Sequence[gr.components.Component],
+    said: gr.HTML,
+    name: str,
+) -> None:
+    def handler(*values: Any) -> tuple[Any, ...]:
+        try:
+            with shown(name):
+                answer = act(*values)
+                return (*(answer if len(outputs) > 1 else (answer,)), "")
+        except DemoError as error:
+            return (*(gr.skip(),) * len(outputs), markup.problem(str(error)))
+
+    # All selectors have this event.
+    selector.input(handler, inputs, [*outputs, said], show_progress="minimal", api_visibility="private")
 
 
 def _start(line: Line, demo: Demo, act: Callable[..., Any], values: tuple[Any, ...], told: Told) -> Ticket:
@@ -315,9 +403,9 @@ def models_panel(models: ModelManager, line: Line, tabs: Sequence[Demo], may_cha
 def _load_buttons(
     models: ModelManager, tabs: Sequence[Demo], table: gr.HTML, show: Callable[[], str]
 ) -> None:
-    offers = {demo.name: demo.offer for demo in tabs}
-    choices = [(demo.title, demo.name) for demo in tabs]
-    tab = gr.Dropdown(choices, value=tabs[0].name, label="Model of the tab")
+    offers = {demo.name: demo.offer for demo in tabs if demo.offer}
+    choices = [(demo.title, demo.name) for demo in tabs if demo.offer]
+    tab = gr.Dropdown(choices, value=choices[0][1], label="Model of the tab")
     with gr.Row():
         load = gr.Button("Load", size="sm", min_width=80)
         unload = gr.Button("Unload", size="sm", min_width=80)

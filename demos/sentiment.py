@@ -11,11 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from components import markup, tables, ui
+from components import inside, markup, tables, ui
 from components.batching import MOST, Batcher
 from components.checkpoints import Bundled, Checkpoint, Hub, Offer, Recipe
 from components.demo import Demo, Status, status_of
 from components.errors import Cancelled, InputError
+from components.inside import Architecture, Axis, Tokens
+from components.inside_markup import (
+    architecture_facts,
+    hidden_states,
+    logit_table,
+    sentence,
+    stations,
+    to_probabilities_table,
+    token_chips,
+)
 from components.line import Line
 from components.models import Loaded, ModelManager, survives_out_of_memory
 from components.progress import Report, Stopped, never, unreported
@@ -27,6 +37,7 @@ if TYPE_CHECKING:
     from components.settings import Settings
 
 AT_A_TIME = 320  # texts that are sorted by length together; when stopped, what is done is shown by as many
+MOST_INSIDE = 8  # texts that Inside shows
 MOST_TEXTS = 2000
 EXAMPLES = ["I've been waiting for a HuggingFace course my whole life.", "I hate this so much!"]
 
@@ -117,18 +128,20 @@ def joint(loaded: Loaded) -> Batcher[tables.Encoding, torch.Tensor]:
     )
 
 
-def postprocess(logits: torch.Tensor, config: Any) -> list[tuple[tuple[str, float], ...]]:
-    """For each text its labels with their probabilities, likeliest first.
+def is_multi_label(config: Any) -> bool:
+    """Whether the checkpoint says that labels do not exclude each other."""
+    return config.problem_type == "multi_label_classification" or config.num_labels == 1
 
-    A softmax, or a sigmoid for each label where the checkpoint says that labels do not exclude
-    each other (course, chapter 2).
-    """
-    if config.problem_type == "multi_label_classification" or config.num_labels == 1:
-        probabilities = logits.sigmoid()
-    else:
-        probabilities = logits.softmax(-1)
+
+def to_probabilities(logits: torch.Tensor, config: Any) -> torch.Tensor:
+    """Logits `[batch, labels]` -> probabilities of the same shape: a softmax, or a sigmoid for each label."""
+    return logits.sigmoid() if is_multi_label(config) else logits.softmax(-1)
+
+
+def postprocess(logits: torch.Tensor, config: Any) -> list[tuple[tuple[str, float], ...]]:
+    """For each text its labels with their probabilities, likeliest first (course, chapter 2)."""
     names = [str(config.id2label[i]) for i in range(config.num_labels)]
-    rows = [zip(names, map(float, row), strict=True) for row in probabilities]
+    rows = [zip(names, map(float, row), strict=True) for row in to_probabilities(logits, config)]
     return [tuple(sorted(row, key=lambda pair: -pair[1])) for row in rows]
 
 
@@ -168,6 +181,76 @@ def run(
         return Result(tuple(rows), status_of(loaded, started, (*unfinished, *cut)))
 
 
+@dataclass(frozen=True)
+class Ran:
+    """What the drawers need to know of a run. checkpoint: its name, so that it is the same one again."""
+
+    texts: tuple[str, ...]
+    checkpoint: str
+
+
+@dataclass(frozen=True)
+class Inside:
+    """What happened to some texts on their way to the answer.
+
+    hidden: the shape of the last hidden states; logits, probabilities: `[batch, labels]`, labels in the
+    order of the classes; sigmoid: whether each label has a probability of its own.
+    """
+
+    texts: tuple[str, ...]
+    algorithm: str
+    tokens: tuple[Tokens, ...]
+    architecture: Architecture
+    hidden: tuple[Axis, ...]
+    logits: tuple[tuple[float, ...], ...]
+    labels: tuple[str, ...]
+    probabilities: tuple[tuple[float, ...], ...]
+    sigmoid: bool
+
+
+def look_inside(ran: Ran, models: ModelManager) -> Inside:
+    """The same pass again for the first few texts, with all that is between."""
+    texts = ran.texts[:MOST_INSIDE]
+    with models.use(OFFER, ran.checkpoint) as loaded:
+        encodings, kept = preprocess(list(texts), loaded)
+        cut = [text[len(part) :] if part is not None else "" for text, part in zip(texts, kept, strict=True)]
+        inputs = tables.padded(encodings, loaded)
+        on_device = {name: tensor.to(loaded.device) for name, tensor in inputs.items()}
+        output = loaded.compute(lambda: loaded.model(**on_device, output_hidden_states=True))
+        logits, config = output.logits.float().cpu(), loaded.model.config
+        probabilities = to_probabilities(logits, config)
+        return Inside(
+            texts=texts,
+            algorithm=inside.algorithm(loaded.processor),
+            tokens=inside.tokens_of(inputs, loaded.processor, cut),
+            architecture=inside.architecture(loaded),
+            hidden=inside.axes(output.hidden_states[-1], "batch", "sequence", "hidden"),
+            logits=tuple(map(tuple, logits.tolist())),
+            labels=tuple(str(config.id2label[i]) for i in range(config.num_labels)),
+            probabilities=tuple(map(tuple, probabilities.tolist())),
+            sigmoid=is_multi_label(config),
+        )
+
+
+def draw_inside(seen: Inside) -> str:
+    """The four stations as HTML."""
+    several = len(seen.texts) > 1
+    tokens = f"{seen.algorithm} splits a text into tokens, and each has an id."
+    if several:
+        tokens += " Shorter texts are filled up with padding, which the attention mask leaves out."
+    head, after = [], []
+    for text, logits, probabilities in zip(seen.texts, seen.logits, seen.probabilities, strict=True):
+        named = sentence(f"“{text[:80]}”") if several else ""
+        head.append(named + logit_table(seen.labels, logits))
+        after.append(named + to_probabilities_table(seen.labels, logits, probabilities, seen.sigmoid))
+    return stations(
+        sentence(tokens) + token_chips(seen.tokens),
+        architecture_facts(seen.architecture) + hidden_states(seen.hidden),
+        sentence("The classification head makes one number for each label: the logits.") + "".join(head),
+        "".join(after) + sentence("id2label in the checkpoint's configuration names the classes."),
+    )
+
+
 def to_csv(rows: tuple[Scored, ...]) -> str:
     """A table with the text, its label, and one column for the probability of each label."""
     labels = [label for label, _ in sorted(rows[0].scores)]
@@ -198,19 +281,25 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
         answer = gr.HTML(ui.EMPTY, label="Label and probability")
         table = gr.Dataframe(label="All texts", visible=False, interactive=False, wrap=True)
         download = gr.DownloadButton("Download as CSV", visible=False)
+    ran = gr.State()
 
     def act(text: str, file: str | None, choice: str, report: Report, stopped: Stopped) -> tuple[Any, ...]:
         result = run(text, choice, models, report, stopped, file, settings.batch)
+        done = Ran(tuple(row.text for row in result.rows[:MOST_INSIDE]), result.status.checkpoint)
         if len(result.rows) == 1:
             hide = gr.update(visible=False)
-            return markup.bars(result.rows[0].scores), hide, hide, result.status
+            return markup.bars(result.rows[0].scores), hide, hide, done, result.status
         content = [[row.text, row.scores[0][0], markup.percent(row.scores[0][1])] for row in result.rows]
         shown = gr.update(value={"headers": ["text", "label", "score"], "data": content}, visible=True)
         saved = gr.update(value=ui.download("sentiment.csv", to_csv(result.rows)), visible=True)
-        return markup.counts([row.scores[0][0] for row in result.rows]), shown, saved, result.status
+        return markup.counts([row.scores[0][0] for row in result.rows]), shown, saved, done, result.status
 
-    page.runs(act, [text, file], [answer, table, download])
+    page.runs(act, [text, file], [answer, table, download, ran])
     page.examples([[example] for example in (*EXAMPLES, "\n".join(EXAMPLES))], [text])
+
+    with page.drawer("Inside") as drawer:
+        stations = gr.HTML()
+    drawer.shows(lambda ran: draw_inside(look_inside(ran, models)), [ran], [stations])
 
     def sentiment(text: str, checkpoint: str = "auto", stopped: Stopped = never) -> dict[str, float]:
         """Labels of one text with their probabilities."""

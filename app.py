@@ -136,7 +136,7 @@ def warm() -> None:
 
 
 def preloaded(settings: Settings) -> list[Offer]:
-    """What the tabs offer that settings.preload names. Raises SystemExit with a sentence for an unknown one."""
+    """What the tabs offer that settings.preload names. Raises SystemExit if one is unknown."""
     tabs = {demo.name: demo.offer for demo in demos.discover() if demo.offer}
     names = [name.strip() for name in settings.preload.split(",") if name.strip()]
     if unknown := [name for name in names if name not in tabs]:

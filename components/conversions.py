@@ -58,13 +58,15 @@ def gguf(parcel: Path, out: Path) -> None:
 
 
 def merge_adapter(base: Path, adapter: Path, out: Path) -> None:
-    """A LoRA adapter with its classification head, merged into the encoder in `base`, in half precision."""
+    """A LoRA adapter with its head, merged into the encoder in `base`, in half precision."""
     import torch
+    import transformers
     from peft import PeftModel
-    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
     config = AutoConfig.from_pretrained(adapter)
-    model = AutoModelForSequenceClassification.from_pretrained(base, config=config, dtype=torch.float32)
+    kind = getattr(transformers, config.architectures[0])
+    model = kind.from_pretrained(base, config=config, dtype=torch.float32)
     merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     merged.half().save_pretrained(out)
     AutoTokenizer.from_pretrained(base).save_pretrained(out)

@@ -331,6 +331,7 @@ def encoder_and_adapter(tmp_path):
     )
     adapted = get_peft_model(model, lora).eval()
     adapted.save_pretrained(tmp_path / "adapter")
+    config.architectures = ["BertForSequenceClassification"]  # saving the encoder has put its own name there
     config.save_pretrained(tmp_path / "adapter")
     ids = torch.tensor([[2, 5, 7, 3]])
     with torch.inference_mode():

@@ -55,7 +55,9 @@ class Piece:
     text: as the decoder wrote it, mostly with a leading space; all of them joined, then stripped, are
     the transcript. segments: phrases with times in the recording; words: likewise, only if asked for.
     language: its code, None for English-only checkpoints. done of total: seconds of the recording.
-    left_out: why there is no text: "", "silence", "no speech" or "unclear".
+    left_out: why there is no text: "", "silence", "no speech" or "unclear". tokens: all that the decoder
+    wrote after the prompt, without end of text, whether taken or not; window: what it heard, in samples of
+    the recording (start, end).
     """
 
     text: str
@@ -65,6 +67,8 @@ class Piece:
     done: float
     total: float
     left_out: str = ""
+    tokens: tuple[int, ...] = ()
+    window: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -189,12 +193,14 @@ def _go_on(loaded: Loaded, engine: Engine, samples: np.ndarray, stretch: _Stretc
     most = loaded.processor.feature_extractor.n_samples
     total = samples.size / audio.RATE
     while stretch.at < stretch.end and stretch.window is None:
+        begin = stretch.at
         stretch.at += audio.leading_silence(samples[stretch.at : min(stretch.at + most, stretch.end)])
         sound = samples[stretch.at : min(stretch.at + most, stretch.end)]
         if audio.is_silent(sound):
             stretch.at += sound.size
+            silent = max(begin, stretch.at - most), stretch.at
             done = stretch.at / audio.RATE
-            stretch.pieces.append(Piece("", (), (), request.language, done, total, "silence"))
+            stretch.pieces.append(Piece("", (), (), request.language, done, total, "silence", window=silent))
             continue
         seconds = sound.size / audio.RATE
 
@@ -211,6 +217,7 @@ def _take(
 ) -> Request:
     """The piece of a window that is done, and the request with its language where that was not known."""
     stretch.window = None
+    heard = stretch.at, stretch.at + window.samples.size
     if window.error:
         raise window.error
     decoded = window.decoded
@@ -230,7 +237,8 @@ def _take(
         request = replace(request, language=decoded.language)
     piece = _shifted(piece, stretch.at / audio.RATE)
     stretch.at = min(stretch.at + max(1, round(advance * audio.RATE)), stretch.end)
-    stretch.pieces.append(replace(piece, done=stretch.at / audio.RATE, total=samples.size / audio.RATE))
+    done, total = stretch.at / audio.RATE, samples.size / audio.RATE
+    stretch.pieces.append(replace(piece, done=done, total=total, window=heard))
     return request
 
 
@@ -246,7 +254,7 @@ def _piece(
 
     ends: where each token ends, in seconds, for word times; spans, advance: as of `_spans`.
     """
-    empty = Piece("", (), (), decoded.language, seconds, seconds)
+    empty = Piece("", (), (), decoded.language, seconds, seconds, tokens=decoded.tokens)
     left_out = _left_out(_text(tokenizer, decoded.tokens), decoded, seconds)
     if left_out:
         return replace(empty, left_out=left_out), seconds
@@ -324,6 +332,27 @@ def _words(tokenizer: Any, decoded: Decoded, token_ends: tuple[float, ...], span
         begins = min(max(begins, start), end)
         if text.strip():
             yield Segment(text.strip(), begins, min(max(ends, begins), end))
+
+
+def taken(model: Any, piece: Piece) -> list[Span]:
+    """The stretches of a piece's tokens that are its text; the others are heard again, or were left out.
+
+    Each is (first, last, start, end): tokens from first up to last, and seconds of the window.
+    """
+    if piece.left_out:
+        return []
+    start, end = (edge / audio.RATE for edge in piece.window)
+    spans, _ = _spans(piece.tokens, _timestamp_begin(model), end - start)
+    until = piece.done if piece.done < end - STEP / 2 else np.inf
+    return [span for span in spans if start + span[2] < until - STEP / 2]
+
+
+def words_of(loaded: Loaded, piece: Piece, ends: tuple[float, ...]) -> tuple[Segment, ...]:
+    """The words of a piece with times in the recording. ends: as of `token_ends`, () where there are none."""
+    decoded = Decoded(piece.tokens, 0.0, 0.0, piece.language)
+    spans = taken(loaded.model, piece)
+    words = (word for span in spans for word in _words(loaded.processor.tokenizer, decoded, ends, span))
+    return _shifted(replace(piece, words=tuple(words)), piece.window[0] / audio.RATE).words
 
 
 def _is_voiced(text: str) -> bool:

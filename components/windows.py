@@ -8,7 +8,6 @@ step for eight of them costs little more than a step for one.
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from components import audio
+from components.eager import eager as aligner
 from components.matrices import quicken
 from components.progress import Stopped
 
@@ -108,7 +108,7 @@ class Engine:
         self._prompt = 3 if is_multilingual(self._model) else 1  # start of transcript, language, task
         # As in the paper: half of the positions are for what was said before, which is not used here.
         self._longest = self._prompt + config.max_target_positions // 2
-        self._rules = _Rules(self._model, self._prompt)
+        self._rules = Rules(self._model, self._prompt)
         self._cache = _Cache(self._model, self._most, self._longest)
         self._aligner: Any = None
         self._changed = threading.Condition()
@@ -221,12 +221,9 @@ class Engine:
         states = model.get_encoder()(features.to(model.device, model.dtype)).last_hidden_state
         taken = {row.slot for row in self._rows}
         free = [slot for slot in range(self._most) if slot not in taken]
-        config = model.generation_config
         for window, slot, state in zip(windows, free, states, strict=False):
             self._cache.hear(slot, state)
-            tokens = [config.decoder_start_token_id]
-            if window.language is not None:
-                tokens += _request(config, window.language, window.task)
+            tokens = prompt_of(model, window.language, window.task)
             self._rows.append(_Row(window, slot, tokens, window.language))
 
     def _step(self) -> None:
@@ -305,7 +302,7 @@ class Engine:
         self._rows.sort(key=lambda row: row.slot)
 
 
-class _Rules:
+class Rules:
     """Whisper's logits processors: tokens [rows][length], all of one length, and scores -> scores."""
 
     def __init__(self, model: Any, prompt: int) -> None:
@@ -462,18 +459,15 @@ def is_multilingual(model: Any) -> bool:
     return bool(getattr(config, "is_multilingual", True) and getattr(config, "lang_to_id", None))
 
 
+def prompt_of(model: Any, language: str | None, task: str) -> list[int]:
+    """What the decoder reads first; language None: it is not known yet, or the checkpoint is English-only."""
+    config = model.generation_config
+    request = [] if language is None else _request(config, language, task)
+    return [config.decoder_start_token_id, *request]
+
+
 def _request(config: Any, language: str, task: str) -> list[int]:
     return [config.lang_to_id[f"<|{language}|>"], config.task_to_id[task]]
-
-
-def aligner(model: Any) -> Any:
-    """The same weights with attention that can be read, without slowing down the model for others."""
-    if model.config._attn_implementation == "eager":
-        return model
-    tensors = [*model.parameters(), *model.buffers()]
-    twin = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
-    twin.set_attn_implementation("eager")
-    return twin
 
 
 def token_ends(model: Any, decoded: Decoded, samples: int) -> tuple[float, ...]:

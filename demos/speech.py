@@ -4,24 +4,38 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
+import numpy as np
 
-from components import audio, markup, transcripts, ui, whisper
+from components import audio, hearing, inside, markup, sound_markup, spectrogram, transcripts, ui, whisper
 from components.audio import Audio
 from components.checkpoints import Checkpoint, Hub, Offer, Recipe
 from components.demo import Demo, Status, status_of
 from components.errors import InputError
+from components.hearing import Heard
+from components.inside import Architecture
+from components.inside_markup import (
+    architecture_facts,
+    number_table,
+    readable,
+    sentence,
+    shape,
+    stations,
+)
 from components.line import Line
 from components.models import Loaded, ModelManager, survives_out_of_memory
 from components.progress import Progress, Report, Stopped, never, unreported
 from components.transcripts import Segment
 from components.wheels import WHISPER
+from components.whisper import Piece
 
 if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
     from components.settings import Settings
 
 DETECT = "auto"
@@ -31,6 +45,23 @@ LEFT_OUT = {
     "no speech": "No speech from {0} to {1}: the sound there is something else.",
     "unclear": "Left out from {0} to {1}: no words could be made out.",
 }
+FIRST_TOKENS = 6  # whose logits Inside shows
+STATIONS = ("Feature extractor", "Model", "Head", "Postprocessing")
+ALIGNED, ALL = "aligned", "all"  # which attention heads: those that follow the sound, or all of them
+GONE = (
+    "The recording of this run is no longer here: files are kept for about an hour. "
+    "Choose it again and press Run."
+)
+WAVEFORM = "Time runs to the right; the further the curve is from the middle, the louder it is."
+WORDS = " Each shaded stretch is {}. Click one below to hear the recording from there."
+SPECTROGRAM = (
+    "Time runs to the right and pitch upward; the brighter, the stronger that pitch is at that moment. "
+    "Voiced sounds are stacked bands, an s or an f is a cloud at the top, and pauses are dark."
+)
+ATTENTION = (
+    "Queries down, keys across: each row is a token at the moment it was written, and the bright places "
+    "are where in the sound the decoder listened then."
+)
 
 
 def _fits(config: dict[str, Any]) -> str | None:
@@ -57,7 +88,7 @@ class Result:
     """The transcript so far. segments: phrases, or words if asked for, with times in seconds.
 
     done of total: seconds of the recording; languages: what the checkpoint knows, code -> name, empty
-    for English-only ones; status only when it is complete.
+    for English-only ones; pieces: what came of each window; status only when it is complete.
     """
 
     text: str
@@ -66,6 +97,7 @@ class Result:
     total: float
     languages: dict[str, str]
     status: Status | None = None
+    pieces: tuple[Piece, ...] = ()
 
 
 def validate(path: str | None, timestamps: str, task: str, limit_minutes: float) -> Audio:
@@ -132,7 +164,8 @@ def run(
         done = pieces[-1].done if pieces else 0.0
         remarks = _remarks(recording, pieces, known, started, stopped())
         status = status_of(loaded, started, remarks)
-        yield Result(*postprocess(pieces, timestamps), done, recording.seconds, known, status)
+        text, segments = postprocess(pieces, timestamps)
+        yield Result(text, segments, done, recording.seconds, known, status, tuple(pieces))
 
 
 def _remarks(
@@ -153,6 +186,347 @@ def _remarks(
     if stopped:
         remarks.append(f"Stopped at {markup.clock(start)}.")
     return tuple(remarks)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What the drawers need to know of a run, to do it again: the recording's file and every setting.
+
+    language: a code, None where it was to be detected; checkpoint: its name, so that it is the same one
+    again; pieces: what came of each window, without words, of which a long recording has many.
+    """
+
+    path: str
+    timestamps: str
+    language: str | None
+    task: str
+    checkpoint: str
+    pieces: tuple[Piece, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Inside:
+    """What happened to one window of a recording on its way to the text.
+
+    number: of the piece, from 0; recording: float32 [samples], all of it; sound: the window's; full, frame:
+    seconds of a whole window, and of a frame of the spectrogram; heard: the pass itself, None for silence,
+    which the model never saw; mel: the log-Mel spectrogram [Mel bins, frames]; taken: how many tokens
+    became text; words: with times in the recording, () where the checkpoint does not tell them; aligned:
+    (layer, head) of the heads that follow the sound, None likewise.
+    """
+
+    number: int
+    pieces: tuple[Piece, ...]
+    recording: np.ndarray
+    sound: np.ndarray
+    full: float
+    frame: float
+    architecture: Architecture
+    heard: Heard | None
+    mel: np.ndarray
+    taken: int
+    words: tuple[Segment, ...]
+    aligned: list[tuple[int, int]] | None
+
+    @property
+    def piece(self) -> Piece:
+        return self.pieces[self.number]
+
+    @property
+    def start(self) -> float:
+        """Of the window, in seconds of the recording."""
+        return self.piece.window[0] / audio.RATE
+
+    @property
+    def seconds(self) -> float:
+        """Of the window's sound."""
+        return self.sound.size / audio.RATE
+
+    @property
+    def timed(self) -> tuple[Segment, ...]:
+        """Words, or phrases where there are no words."""
+        return self.words or self.piece.segments
+
+
+def first_spoken(pieces: tuple[Piece, ...]) -> int:
+    """The number of the first piece with text; 0 where there is none."""
+    return next((number for number, piece in enumerate(pieces) if piece.text), 0)
+
+
+def look_inside(ran: Ran, models: ModelManager, number: int | None = None, minutes: float = 30) -> Inside:
+    """One window again with all that is between; number: of its piece, None for the first with text.
+
+    One pass of the encoder and one of the decoder over the tokens of the run. Raises InputError if the
+    file is gone.
+    """
+    if not Path(ran.path).is_file():
+        raise InputError(GONE)
+    recording = validate(ran.path, ran.timestamps, ran.task, minutes).samples
+    if number is None or number not in range(len(ran.pieces)):
+        number = first_spoken(ran.pieces)
+    piece = ran.pieces[number]
+    sound = recording[slice(*piece.window)]
+    with models.use(OFFER, ran.checkpoint) as loaded:
+        extractor = loaded.processor.feature_extractor
+        heard = None
+        if piece.left_out != "silence":
+            heard = hearing.hear(loaded, sound, piece.tokens, piece.language, ran.task)
+        spans = whisper.taken(loaded.model, piece)
+        return Inside(
+            number=number,
+            pieces=ran.pieces,
+            recording=recording,
+            sound=sound,
+            full=extractor.n_samples / audio.RATE,
+            frame=extractor.n_fft / audio.RATE,
+            architecture=inside.architecture(loaded),
+            heard=heard,
+            mel=heard.mel if heard else spectrogram.log_mel(extractor, sound),
+            taken=_taken(spans, piece.tokens, loaded),
+            words=whisper.words_of(loaded, piece, heard.ends) if heard and heard.ends else (),
+            aligned=hearing.alignment_heads(loaded.model),
+        )
+
+
+def _taken(spans: list[whisper.Span], tokens: tuple[int, ...], loaded: Loaded) -> int:
+    """How many of the tokens are up to the end of the text, and the timestamp that closes it."""
+    if not spans:
+        return 0
+    last = spans[-1][1]
+    closed = last < len(tokens) and tokens[last] > loaded.model.generation_config.no_timestamps_token_id
+    return last + closed
+
+
+def draw_inside(seen: Inside) -> str:
+    """The four stations as HTML."""
+    where = f"This window is from {markup.clock(seen.start)} to {markup.clock(seen.start + seen.seconds)}. "
+    if seen.heard is None:
+        return sentence(where + "It is silent, so the model was not asked.")
+    model = (
+        architecture_facts(seen.architecture)
+        + sentence("The encoder halves the frames. Its last hidden states for this window have the shape")
+        + shape(seen.heard.encoder)
+        + sentence("and the decoder's, one for each token that it read,")
+        + shape(seen.heard.decoder)
+    )
+    return stations(
+        _extractor(seen, where), model, _head(seen.heard), _postprocessing(seen, seen.heard), titles=STATIONS
+    )
+
+
+def _extractor(seen: Inside, where: str) -> str:
+    words = (
+        f"{where}The feature extractor looks at {1000 * seen.frame:.0f} ms of sound every 10 ms and measures "
+        f"how strong each of {len(seen.mel)} bands of pitch is, the Mel bins; the logarithm of that is the "
+        f"log-Mel spectrogram, drawn below. A window is always {seen.full:g} s long: {seen.seconds:.1f} s of "
+        "this one are sound"
+    )
+    padded = seen.full - seen.seconds > 0.01
+    words += ", and silence fills it up." if padded else "."
+    return sentence(words + " The encoder reads numbers of the shape") + (
+        shape(seen.heard.features) if seen.heard else ""
+    )
+
+
+def _head(heard: Heard) -> str:
+    rows = [
+        (
+            readable(token.text),
+            f"{token.logit:.4f}",
+            f"{token.highest[1]:.4f}",
+            readable(token.highest[0]),
+        )
+        for token in heard.written[:FIRST_TOKENS]
+        if token.logit is not None and token.highest is not None
+    ]
+    return (
+        sentence("The head makes one number for every token of the vocabulary, at each place: the logits.")
+        + shape(heard.logits)
+        + sentence("Those of the first tokens that were written:")
+        + number_table(("written", "its logit", "highest logit", "which is"), rows)
+        + sentence(
+            "The two may differ: rules forbid some tokens at some places, such as <|notimestamps|> where "
+            "a timestamp has to stand, and the highest logit among the allowed wins."
+        )
+    )
+
+
+def _postprocessing(seen: Inside, heard: Heard) -> str:
+    piece = seen.piece
+    asked = "The decoder begins with what it is asked for"
+    if len(heard.prompt) > 1:
+        asked += "; what it would have said itself is the probability below"
+    told = "The logits after the first token tell how likely it is that nobody speaks: "
+    told += f"{markup.percent(heard.no_speech)}."
+    if heard.languages:
+        known = ", ".join(f"{name} {markup.percent(share)}" for name, share in heard.languages)
+        told += f" They tell the language as well: {known}."
+    parts = [
+        sentence(f"{asked}:"),
+        sound_markup.written_chips(heard.prompt),
+        sentence(told),
+        sentence(
+            "Then the decoder writes, one token after another. A softmax over the logits makes the "
+            "probability of each, given all before it, which is shown below its id. Dashed ones are no text: "
+            f"timestamps count seconds from the beginning of the window, in steps of {whisper.STEP} s."
+        ),
+    ]
+    again = piece.done < seen.start + seen.seconds - whisper.STEP / 2
+    rest = any(token.kind == "text" for token in heard.written[seen.taken :])
+    if piece.text and (again or rest):
+        why = "the next window begins there and hears that part whole." if again else "nothing is said there."
+        parts += [
+            sound_markup.written_chips(heard.written, seen.taken),
+            sentence(f"The faint ones are not taken: {why}"),
+        ]
+    else:
+        parts.append(sound_markup.written_chips(heard.written))
+    if piece.left_out:
+        start, end = markup.clock(seen.start), markup.clock(piece.done)
+        parts.append(sentence(LEFT_OUT[piece.left_out].format(start, end)))
+    else:
+        parts += [
+            sentence(
+                "Text between two timestamps is a segment. With the place of the window in the recording "
+                "added to the times, the transcript is"
+            ),
+            markup.timed_lines([(s.text, s.start, s.end) for s in piece.segments]),
+        ]
+    return "".join(parts)
+
+
+def waveforms(seen: Inside) -> tuple[go.Figure | None, go.Figure]:
+    """The whole recording with the window marked, where it has several, and the window with its words."""
+    end = seen.start + seen.seconds
+    whole = None
+    if len(seen.pieces) > 1:
+        title = f"The whole recording, {markup.clock(seen.recording.size / audio.RATE)} long"
+        whole = spectrogram.waveform_figure(seen.recording, marked=(seen.start, end), title=title)
+    title = f"Waveform from {markup.clock(seen.start)} to {markup.clock(end)}"
+    return whole, spectrogram.waveform_figure(seen.sound, seen.start, seen.timed, title=title)
+
+
+def choices_of_heads(seen: Inside) -> list[tuple[str, str]]:
+    """Which attention can be looked at: what it is called, and its key for `attention_of`."""
+    if seen.heard is None:
+        return []
+    layers, heads = seen.heard.attentions.shape[:2]
+    named = [("Mean of the alignment heads", ALIGNED)] if seen.aligned else []
+    named.append(("Mean of all layers and heads", ALL))
+    for layer in range(1, layers + 1):
+        named.append((f"Layer {layer}, mean of its heads", f"{layer}"))
+        named += [(f"Layer {layer}, head {head}", f"{layer}.{head}") for head in range(1, heads + 1)]
+    return named
+
+
+def attention_of(heard: Heard, aligned: list[tuple[int, int]] | None, choice: str) -> np.ndarray:
+    """Cross-attention `[written, positions]` of a choice: "aligned", "all", "2" (a layer) or "2.1"."""
+    if choice in (ALIGNED, ALL):
+        return hearing.mean_attention(heard, aligned if choice == ALIGNED else None)
+    layer, _, head = choice.partition(".")
+    return hearing.mean_attention(heard, None, int(layer) - 1, int(head) - 1 if head else None)
+
+
+def draw_attention(seen: Inside, choice: str) -> tuple[str, go.Figure | None]:
+    """How to read the cross-attention, and the figure; None where there is none."""
+    if seen.heard is None:
+        return "", None
+    names = {key: name for name, key in choices_of_heads(seen)}
+    weights = attention_of(seen.heard, seen.aligned, choice)
+    tokens = [readable(token.text) for token in seen.heard.written]
+    padding = spectrogram.outside(weights, round(seen.seconds / whisper.STEP))
+    words = [ATTENTION]
+    if choice == ALIGNED:
+        words.append("These heads follow the sound, as the checkpoint says; word times come from them.")
+    words.append(f"Each row sums to 1; of it {markup.percent(padding)} lie on padding, which is not drawn.")
+    if len(tokens) > spectrogram.MOST_TOKENS:
+        words.append(f"Drawn are the first {spectrogram.MOST_TOKENS} of {len(tokens)} tokens.")
+    figure = spectrogram.listening_figure(
+        weights, tokens, whisper.STEP, seen.seconds, seen.start, names[choice]
+    )
+    return sound_markup.section("Cross-attention of text and time", sentence(" ".join(words))), figure
+
+
+def names_of_windows(pieces: tuple[Piece, ...]) -> list[tuple[str, int]]:
+    """What each window is called, and its number."""
+    return [
+        (
+            f"{number + 1}: {markup.clock(piece.window[0] / audio.RATE)} to "
+            f"{markup.clock(piece.window[1] / audio.RATE)}, {piece.text.strip()[:50] or piece.left_out}",
+            number,
+        )
+        for number, piece in enumerate(pieces)
+    ]
+
+
+def build_inside(page: ui.Page, ran: gr.State, models: ModelManager, minutes: float) -> None:
+    """The drawer: stations, waveform with words to click, spectrogram and cross-attention of one window."""
+    with page.drawer("Inside") as drawer:
+        window = gr.Dropdown(
+            [],
+            label="Window",
+            visible=False,
+            info="A long recording is heard in parts; this shows one of them.",
+        )
+        stations = gr.HTML()
+        about_sound = gr.HTML()
+        player = gr.Audio(
+            label="Recording",
+            type="filepath",
+            interactive=False,
+            visible=False,
+            buttons=[],
+            waveform_options=gr.WaveformOptions(show_recording_waveform=False),  # it has a waveform below
+        )
+        whole = gr.Plot(show_label=False, visible=False)
+        waveform = gr.Plot(show_label=False, visible=False, elem_classes="waveform")
+        words = gr.HTML()
+        about_mel = gr.HTML()
+        mel = gr.Plot(show_label=False, visible=False)
+        about_attention = gr.HTML()
+        heads = gr.Dropdown([], label="Attention heads", visible=False)
+        attention = gr.Plot(show_label=False, visible=False)
+
+    def plot(figure: go.Figure | None) -> Any:
+        return gr.update(value=figure, visible=figure is not None)
+
+    def listened(seen: Inside, choice: str | None) -> tuple[Any, ...]:
+        choices = choices_of_heads(seen)
+        keys = [key for _, key in choices]
+        choice = choice if choice in keys else next(iter(keys), None)
+        text, figure = draw_attention(seen, choice or ALL)
+        return gr.update(choices=choices, value=choice, visible=bool(choices)), text, plot(figure)
+
+    def draw(seen: Inside, choice: str | None) -> tuple[Any, ...]:
+        around, near = waveforms(seen)
+        told = WAVEFORM + (WORDS.format("a word" if seen.words else "a phrase") if seen.timed else "")
+        padding = " Past the dotted line is padding." if seen.full - seen.seconds > 0.01 else ""
+        return (
+            gr.update(choices=names_of_windows(seen.pieces), value=seen.number, visible=len(seen.pieces) > 1),
+            draw_inside(seen),
+            sound_markup.section("Waveform and words", sentence(told)),
+            plot(around),
+            plot(near),
+            sound_markup.word_buttons(seen.timed),
+            sound_markup.section("Log-Mel spectrogram", sentence(SPECTROGRAM + padding)),
+            plot(spectrogram.spectrogram_figure(seen.mel, seen.seconds, seen.start)),
+            *listened(seen, choice),
+        )
+
+    def look(ran: Ran, choice: str | None) -> tuple[Any, ...]:
+        return gr.update(value=ran.path, visible=True), *draw(look_inside(ran, models, None, minutes), choice)
+
+    def other_window(ran: Ran | None, number: int, choice: str | None) -> tuple[Any, ...]:
+        return draw(look_inside(ran, models, number, minutes), choice) if ran else (gr.skip(),) * len(parts)
+
+    def other_heads(ran: Ran | None, number: int, choice: str | None) -> tuple[Any, ...]:
+        return listened(look_inside(ran, models, number, minutes), choice) if ran else (gr.skip(),) * 3
+
+    listening = [heads, about_attention, attention]
+    parts = [window, stations, about_sound, whole, waveform, words, about_mel, mel, *listening]
+    drawer.shows(look, [ran, heads], [player, *parts])
+    drawer.changes(window, other_window, [ran, window, heads], parts)
+    drawer.changes(heads, other_heads, [ran, window, heads], listening)
 
 
 def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> None:
@@ -187,6 +561,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
         timed = gr.HTML(label="Segments")
         with gr.Row():
             files = [gr.DownloadButton(kind, visible=False, min_width=80) for kind in ("SRT", "VTT", "Text")]
+    ran = gr.State()
 
     def act(
         path: str | None,
@@ -197,7 +572,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
         report: Report,
         stopped: Stopped,
     ) -> Iterator[tuple[Any, ...]]:
-        same = (gr.skip(),) * (len(files) + 1)
+        same = (gr.skip(),) * (len(files) + 2)
         for result in run(
             path, timestamps, language, task, choice, models, report, stopped, settings.max_audio_minutes
         ):
@@ -211,10 +586,14 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
                 gr.update(value=saved.get(kind), visible=kind in saved) for kind in ("srt", "vtt", "txt")
             ]
             choices = [(DETECT, DETECT), *((name, code) for code, name in result.languages.items())]
-            yield result.text, shown, *buttons, gr.update(choices=choices), result.status
+            code = None if language in (None, "", DETECT) else language
+            pieces = tuple(replace(piece, words=()) for piece in result.pieces)
+            done = Ran(str(path), timestamps, code, task, result.status.checkpoint, pieces)
+            yield result.text, shown, *buttons, gr.update(choices=choices), done, result.status
 
-    page.runs(act, [sound, timestamps, language, task], [answer, timed, *files, language])
+    page.runs(act, [sound, timestamps, language, task], [answer, timed, *files, language, ran])
     page.examples([[str(CLIP)], [gr.media.get_audio("cate_blanch.mp3")]], [sound])
+    build_inside(page, ran, models, settings.max_audio_minutes)
 
     def transcribe(
         audio: str,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +12,24 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 MOST_NUMBERED = 16  # tokens on the longer side up to which a number fits into a cell
+WIDE_COLUMNS = 4  # small multiples beside each other that leave room for tall ones
+SMALL, SMALLER, NAME = 190, 110, 18  # pixels of a row of small multiples, and of the name above each
+# Two lines of title and the colours go above a map: beside it they would leave no room for it on a phone.
+MARGIN = {"l": 10, "r": 10, "t": 100, "b": 10}
+COLOUR_BAR = {
+    "orientation": "h",
+    "title": {"text": "weight", "side": "top"},
+    "tickfont": {"size": 10},
+    "thickness": 10,
+    "lenmode": "pixels",
+    "len": 120,
+    "x": 0,
+    "xanchor": "left",
+    "y": 1,
+    "yanchor": "bottom",
+    "ypad": 4,
+    "nticks": 5,
+}
 
 
 def attention_heatmap(
@@ -19,7 +37,8 @@ def attention_heatmap(
 ) -> go.Figure:
     """Attention weights `[query, key]` as a heatmap: queries down, keys across, viridis.
 
-    Two decimals stand in the cells while they fit. Raises ValueError if the tokens do not match.
+    Two decimals stand in the cells while they fit; what is NaN stays blank. Raises ValueError if the tokens
+    do not match.
     """
     import plotly.graph_objects as go
 
@@ -33,21 +52,24 @@ def attention_heatmap(
             z=weights,
             colorscale="Viridis",
             zmin=0,
-            text=np.char.mod("%.2f", weights) if numbered else None,
+            text=np.where(np.isnan(weights), "", np.char.mod("%.2f", weights)) if numbered else None,
             texttemplate="%{text}" if numbered else None,
             customdata=np.array([[(query, key) for key in keys] for query in queries], dtype=object),
             hovertemplate="%{customdata[0]} looks at %{customdata[1]}: %{z:.4f}<extra></extra>",
-            colorbar={"title": {"text": "weight"}, "thickness": 12},
+            hoverongaps=False,
+            colorbar=COLOUR_BAR,
         ),
         # All at once: plotly takes twice the time to update a figure that it has made.
         {
-            "title": {"text": title, "font": {"size": 12}},
+            "title": _title(title),
             # Positions, not tokens, are the axis: a token may occur twice.
             "xaxis": {
                 "tickvals": list(range(len(keys))),
                 "ticktext": keys,
                 "title": {"text": "key (looked at)"},
-                "tickangle": -45,
+                "tickangle": -45 if len(keys) <= MOST_NUMBERED else -90,
+                "showgrid": False,
+                "zeroline": False,
                 "automargin": True,
             },
             "yaxis": {
@@ -55,11 +77,94 @@ def attention_heatmap(
                 "ticktext": queries,
                 "title": {"text": "query (looking)"},
                 "autorange": "reversed",
+                "showgrid": False,
+                "zeroline": False,
                 "automargin": True,
             },
             "paper_bgcolor": "rgba(0,0,0,0)",
             "plot_bgcolor": "rgba(0,0,0,0)",
-            "margin": {"l": 10, "r": 10, "t": 40, "b": 10},
-            "height": max(360, 120 + 28 * len(queries)),
+            "margin": MARGIN,
+            "height": max(360, 160 + (28 if len(queries) <= MOST_NUMBERED else 17) * len(queries)),
         },
     )
+
+
+def attention_grid(
+    weights: np.ndarray,
+    queries: Sequence[str],
+    keys: Sequence[str],
+    names: Sequence[str],
+    columns: int,
+    title: str = "",
+) -> go.Figure:
+    """Attention weights `[maps, query, key]` as small multiples, row by row, on one colour scale.
+
+    queries, keys: those of every map, told on hovering; what is NaN stays blank; names: one above each map.
+    Raises ValueError if tokens or names do not match.
+    """
+    import plotly.graph_objects as go
+
+    if weights.shape != (len(names), len(queries), len(keys)):
+        raise ValueError(
+            f"weights {weights.shape} for {len(names)} names, {len(queries)} queries and {len(keys)} keys"
+        )
+    queries, keys = [html.escape(token) for token in queries], [html.escape(token) for token in keys]
+    rows = -(-len(names) // columns)
+    tall = SMALL if columns <= WIDE_COLUMNS else SMALLER
+    height = MARGIN["t"] + MARGIN["b"] + rows * tall
+    name_share = NAME / (rows * tall)  # of the height, for the name above a map
+    layout: dict[str, Any] = {
+        "title": _title(title),
+        "coloraxis": {
+            "colorscale": "Viridis",
+            "cmin": 0,
+            "colorbar": COLOUR_BAR,
+        },
+        "annotations": [],
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "margin": MARGIN,
+        "height": height,
+    }
+    # Hovering reads the tokens from the axes: a pair for each cell of each map would be megabytes.
+    hidden = {"showticklabels": False, "ticks": "", "showgrid": False, "zeroline": False}
+    across, down = (
+        {**hidden, "tickvals": list(range(len(tokens))), "ticktext": tokens} for tokens in (keys, queries)
+    )
+    maps = []
+    for i, name in enumerate(names):
+        row, column = divmod(i, columns)
+        number = str(i + 1) if i else ""
+        left, top = column / columns, 1 - row / rows
+        layout[f"xaxis{number}"] = {
+            **across,
+            "domain": [left, left + 0.94 / columns],
+            "anchor": f"y{number}",
+        }
+        layout[f"yaxis{number}"] = {
+            **down,
+            "domain": [max(0, top - 1 / rows), top - name_share],
+            "anchor": f"x{number}",
+            "autorange": "reversed",
+        }
+        above = {"x": left, "y": top - name_share, "xref": "paper", "yref": "paper", "showarrow": False}
+        layout["annotations"].append(
+            {**above, "text": html.escape(name), "xanchor": "left", "yanchor": "bottom", "font": {"size": 11}}
+        )
+        maps.append(
+            go.Heatmap(
+                z=weights[i],
+                coloraxis="coloraxis",
+                xaxis=f"x{number}",
+                yaxis=f"y{number}",
+                hovertemplate=f"{html.escape(name)}: %{{y}} looks at %{{x}}: %{{z:.4f}}<extra></extra>",
+                hoverongaps=False,
+            )
+        )
+    return go.Figure(maps, layout)
+
+
+def _title(text: str) -> dict[str, Any]:
+    """Top left; plotly hangs the last line of a title where its only one would be."""
+    place = {"x": 0, "xanchor": "left", "y": 1, "yref": "container", "yanchor": "top"}
+    return {"text": text, "font": {"size": 12}, **place, "pad": {"t": 20 + 16 * text.count("<br>"), "l": 10}}

@@ -5,19 +5,45 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 import numpy as np
 
-from components import tables, ui
+from components import attention as explorer
+from components import inside, tables, ui
+from components.attention import (
+    ALL_HEADS,
+    ALL_LAYERS,
+    KINDS,
+    LEFT_OUT,
+    MEAN,
+    SPECIAL,
+    Attention,
+    Maps,
+    View,
+)
+from components.attention_markup import words_panel
 from components.batching import Batcher
 from components.checkpoints import Bundled, Checkpoint, Hub, Offer, Recipe
 from components.demo import Demo, Status, status_of
 from components.errors import Cancelled, InputError
-from components.figures import attention_heatmap
+from components.figures import attention_grid, attention_heatmap
+from components.inside import Architecture, Axis, Token, Tokens
+from components.inside_markup import (
+    architecture_facts,
+    hidden_states,
+    number_table,
+    readable,
+    shape,
+    stations,
+    token_chips,
+)
+from components.inside_markup import (
+    sentence as said,
+)
 from components.line import Line
 from components.models import Loaded, ModelManager, survives_out_of_memory
 from components.progress import Report, Stopped, never, unreported
@@ -40,8 +66,18 @@ STEP = 32  # see longest
 MOST_CHARACTERS = 20_000
 Pair = tuple[tuple[int, ...], tuple[int, ...]]  # the ids of a sentence, and those the decoder is fed
 Weights = tuple[np.ndarray, np.ndarray, np.ndarray]  # encoder, decoder, cross: see Attention
-KINDS = {"Encoder self-attention": "encoder", "Decoder self-attention": "decoder", "Cross-attention": "cross"}
-MEAN = "mean of heads"
+TOP = 3  # tokens shown of those that a step could have written
+MOST_ACROSS = 20  # keys of a map that fit on a phone
+MOST_STEPS = 64  # written tokens that Inside shows
+# The browser draws it: a server would need one of its own for that. In dark mode the page colours the text.
+PNG = """() => {
+  const plot = document.querySelector("#explored .js-plotly-plot");
+  if (!plot) return;
+  const layout = {...plot.layout, paper_bgcolor: "white", plot_bgcolor: "white"};
+  const size = {width: Math.max(700, plot.clientWidth), height: plot.clientHeight, scale: 2};
+  Plotly.downloadImage({data: plot.data, layout}, {format: "png", filename: "attention", ...size});
+}"""
+MORE = "Every other layer and head, and cross-attention: Inside, Attention explorer."
 
 
 def _fits(config: dict[str, Any]) -> str | None:
@@ -99,19 +135,47 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Attention:
-    """Attention weights of one sentence: encoder `[layers, heads, source, source]`, decoder
-    `[layers, heads, target, target]`, cross `[layers, heads, target, source]`; each row sums to 1.
+class Ran:
+    """What the drawers need to know of a run. checkpoint: its name, so that it is the same one again."""
 
-    The decoder's queries are the tokens it was fed, which begin with its start token.
+    text: str
+    checkpoint: str
+    sentences: tuple[Sentence, ...]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One written token: its logit, and its probability after a softmax over the vocabulary.
+
+    rank: 1 if no token was likelier; highest: the highest logit; total: the sum of e^(logit - highest) over
+    the vocabulary; top: the likeliest tokens with their logits.
     """
 
-    encoder: np.ndarray
-    decoder: np.ndarray
-    cross: np.ndarray
-    source_tokens: tuple[str, ...]
-    target_tokens: tuple[str, ...]
-    special: frozenset[str]
+    token: Token
+    logit: float
+    probability: float
+    rank: int
+    highest: float
+    total: float
+    top: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Inside:
+    """What happened to one sentence on its way to its translation.
+
+    hidden: the shape of the last hidden states of encoder and decoder; logits: the shape of the logits;
+    steps: the tokens that were written; chosen: how; log_probability: of the whole translation.
+    """
+
+    algorithm: str
+    read: Tokens
+    architecture: Architecture
+    hidden: tuple[tuple[str, tuple[Axis, ...]], ...]
+    logits: tuple[Axis, ...]
+    steps: tuple[Step, ...]
+    chosen: str
+    log_probability: float
 
 
 def validate(text: str | None) -> list[list[str]]:
@@ -135,14 +199,16 @@ def language_pair(loaded: Loaded) -> tuple[str, str]:
     return (match[1], match[2]) if match else ("?", "?")
 
 
-def preprocess(sentences: list[str], loaded: Loaded) -> tuple[list[tables.Encoding], list[str | None]]:
-    """The tokens of each sentence, unpadded, and for each what was kept if it was cut.
-
-    A checkpoint for several target languages gets its first one unless the text names one (>>fra<<).
-    """
+def with_language(sentence: str, loaded: Loaded) -> str:
+    """What is translated: a checkpoint for several target languages gets its first one unless the text
+    names one (>>fra<<)."""
     codes = loaded.processor.supported_language_codes
-    if codes:
-        sentences = [s if s.startswith(">>") else f"{codes[0]} {s}" for s in sentences]
+    return f"{codes[0]} {sentence}" if codes and not sentence.startswith(">>") else sentence
+
+
+def preprocess(sentences: list[str], loaded: Loaded) -> tuple[list[tables.Encoding], list[str | None]]:
+    """The tokens of each sentence, unpadded, and for each what was kept if it was cut."""
+    sentences = [with_language(sentence, loaded) for sentence in sentences]
     return tables.tokenized(sentences, loaded, loaded.model.config.max_position_embeddings)
 
 
@@ -262,10 +328,24 @@ def attend(
     read, fed = sentence.source_ids, sentence.target_ids[:-1] or sentence.target_ids
     with models.use(OFFER, choice, report, stopped) as loaded:
         (weights,) = loaded.share(joint_attention)([(read, fed)], stopped)
-        with loaded.lock:
-            source, target = (tuple(loaded.processor.convert_ids_to_tokens(list(ids))) for ids in (read, fed))
-            special = frozenset(loaded.processor.all_special_tokens)
-        return Attention(*weights, source, target, special)
+        source, target = source_pieces(read, loaded), target_pieces(fed, loaded)
+        return Attention(*weights, source, target, frozenset(loaded.processor.all_special_tokens))
+
+
+def source_pieces(ids: Sequence[int], loaded: Loaded) -> tuple[str, ...]:
+    """The tokens of these ids in the vocabulary of the source."""
+    tokenizer = loaded.processor
+    with loaded.lock:
+        if not tokenizer.separate_vocabs:
+            return tuple(tokenizer.convert_ids_to_tokens(list(ids)))
+        pieces = {i: piece for piece, i in tokenizer.encoder.items()}
+        return tuple(pieces.get(i, tokenizer.unk_token) for i in ids)
+
+
+def target_pieces(ids: Sequence[int], loaded: Loaded) -> tuple[str, ...]:
+    """The tokens of these ids in the vocabulary of the target."""
+    with loaded.lock:
+        return tuple(loaded.processor.convert_ids_to_tokens(list(ids)))
 
 
 def joint_attention(loaded: Loaded) -> Batcher[Pair, Weights]:
@@ -287,7 +367,12 @@ def joint_attention(loaded: Loaded) -> Batcher[Pair, Weights]:
             for layers in (output.encoder_attentions, output.decoder_attentions, output.cross_attentions)
         )
         for row, (s, t) in enumerate((len(read), len(fed)) for read, fed in pairs):
-            yield encoder[row, :, :, :s, :s], decoder[row, :, :, :t, :t], cross[row, :, :, :t, :s]
+            # Copies: who keeps one must not keep the whole batch.
+            yield (
+                encoder[row, :, :, :s, :s].copy(),
+                decoder[row, :, :, :t, :t].copy(),
+                cross[row, :, :, :t, :s].copy(),
+            )
 
     return Batcher(
         compute,
@@ -297,40 +382,188 @@ def joint_attention(loaded: Loaded) -> Batcher[Pair, Weights]:
     )
 
 
-def draw(
-    attention: Attention,
-    kind: str = "encoder",
-    layer: int | None = None,
-    head: int | None = None,
-    special: bool = False,
-) -> go.Figure:
-    """One attention map as a heatmap. layer and head count from 1; layer None: the last; head None: the mean.
+def draw(attention: Attention, view: View | None = None) -> go.Figure:
+    """A view of the first tokens; without one the encoder's last layer, averaged over heads."""
+    return draw_maps(explorer.look(explorer.first(attention), view or first_view(attention)))
 
-    Without special tokens the rows no longer sum to 1: what they gave to those tokens is left out.
+
+def first_view(attention: Attention) -> View:
+    """What is shown with the answer: the encoder's last layer, the mean of its heads."""
+    return View("encoder", layer=len(attention.encoder))
+
+
+def draw_maps(maps: Maps) -> go.Figure:
+    """One map as a heatmap with its tokens, several as small multiples: heads or layers beside each other."""
+    # On a phone it would not fit into one line.
+    title = explorer.title(maps).replace(", ", ",<br>", 1)
+    if len(maps.which) == 1:
+        return attention_heatmap(maps.weights[0], maps.queries, maps.keys, title)
+    both = maps.view.layer == ALL_LAYERS and maps.view.head == ALL_HEADS
+    # Of all heads of all layers each layer is a row.
+    columns = len({head for _, head in maps.which}) if both else min(4, math.ceil(len(maps.which) / 2))
+    return attention_grid(maps.weights, maps.queries, maps.keys, explorer.names(maps), columns, title)
+
+
+def wide(maps: Maps) -> list[str]:
+    """CSS classes of the figure: one whose keys would not fit on a phone scrolls sideways."""
+    return ["maps", "wide"] if len(maps.which) == 1 and len(maps.keys) > MOST_ACROSS else ["maps"]
+
+
+def look_inside(ran: Ran, index: int, models: ModelManager) -> Inside:
+    """The pass of one sentence again, the decoder fed with what it wrote, with all that is between.
+
+    Raises IndexError for a sentence that there is not.
     """
-    weights = getattr(attention, kind)
-    layers, heads = weights.shape[:2]
-    layer = min(layer or layers, layers)
-    chosen = weights[layer - 1]
-    matrix = chosen.mean(0) if head is None else chosen[min(head, heads) - 1]
-    queries = attention.source_tokens if kind == "encoder" else attention.target_tokens
-    keys = attention.target_tokens if kind == "decoder" else attention.source_tokens
-    rows, columns = (
-        [i for i, t in enumerate(side) if special or t not in attention.special] for side in (queries, keys)
-    )
-    title = next(name for name, short in KINDS.items() if short == kind)
-    which = MEAN if head is None else f"head {min(head, heads)}"
-    return attention_heatmap(
-        matrix[np.ix_(rows, columns)],
-        [_shown(queries[i]) for i in rows],
-        [_shown(keys[i]) for i in columns],
-        f"{title}, layer {layer} of {layers}, {which}",
+    import torch
+
+    sentence = ran.sentences[index]
+    # The last token is written but never read.
+    ids, fed = sentence.target_ids, sentence.target_ids[:-1] or sentence.target_ids
+    with models.use(OFFER, ran.checkpoint) as loaded:
+        (_,), (kept,) = preprocess([sentence.source], loaded)
+        limit = loaded.model.config.max_position_embeddings
+        text = with_language(sentence.source, loaded)
+        cut = "" if kept is None else inside.cut_end(text, loaded, limit, kept)
+        given = {
+            "input_ids": torch.tensor([sentence.source_ids], device=loaded.device),
+            "decoder_input_ids": torch.tensor([fed], device=loaded.device),
+        }
+        output = loaded.compute(lambda: loaded.model(**given, output_hidden_states=True))
+        # The last row would be what follows the end.
+        logits = output.logits[0, : len(ids) - 1].float().cpu()
+        log_probabilities = logits.log_softmax(-1)
+        written = log_probabilities.gather(1, torch.tensor(ids[1:], dtype=torch.long)[:, None])
+        return Inside(
+            algorithm=algorithm(loaded.processor),
+            read=Tokens(
+                _tokens(sentence.source_ids, source_pieces(sentence.source_ids, loaded), loaded), cut
+            ),
+            architecture=inside.architecture(loaded),
+            hidden=inside.last_hidden(output, "batch", "sequence", "hidden"),
+            logits=inside.axes(output.logits, "batch", "sequence", "vocabulary"),
+            steps=_steps(ids[1:], logits, loaded),
+            chosen=how_chosen(loaded.model.generation_config),
+            log_probability=written.sum().item(),
+        )
+
+
+def _tokens(ids: Sequence[int], pieces: Sequence[str], loaded: Loaded) -> tuple[Token, ...]:
+    special = inside.special_ids(loaded.processor)
+    return tuple(Token(piece, one, one in special) for piece, one in zip(pieces, ids, strict=True))
+
+
+def _steps(ids: Sequence[int], logits: torch.Tensor, loaded: Loaded) -> tuple[Step, ...]:
+    """What the head gave for each written token; logits: `[target, vocabulary]`."""
+    steps = []
+    tokens = _tokens(ids, target_pieces(ids, loaded), loaded)
+    for token, row in zip(tokens[:MOST_STEPS], logits, strict=False):
+        best = row.topk(min(TOP, len(row)))
+        pieces = target_pieces(best.indices.tolist(), loaded)
+        logit, highest = row[token.id].item(), row.max().item()
+        total = (row - highest).exp().sum().item()
+        steps.append(
+            Step(
+                token=token,
+                logit=logit,
+                probability=math.exp(logit - highest) / total,
+                rank=1 + int((row > logit).sum()),
+                highest=highest,
+                total=total,
+                top=tuple(zip(pieces, best.values.tolist(), strict=True)),
+            )
+        )
+    return tuple(steps)
+
+
+def algorithm(tokenizer: Any) -> str:
+    """How the tokenizer of the source splits words: "SentencePiece Unigram" or "SentencePiece BPE".
+
+    The file of a trained model tells: BPE scores its pieces by the order of merges, 0, -1, -2 and so on;
+    Unigram by log-probabilities (Kudo and Richardson 2018).
+    """
+    pieces = tokenizer.spm_source
+    ordinary = [
+        i
+        for i in range(pieces.get_piece_size())
+        if not (pieces.is_control(i) or pieces.is_unknown(i) or pieces.is_byte(i) or pieces.is_unused(i))
+    ]
+    scores = [pieces.get_score(i) for i in ordinary]
+    return f"SentencePiece {'BPE' if all(score == int(score) for score in scores) else 'Unigram'}"
+
+
+def how_chosen(generation: Any) -> str:
+    """How generate chooses among translations, by a checkpoint's own settings, in a sentence."""
+    beams = generation.num_beams or 1
+    if beams == 1:
+        return "The text grew token by token, each time by the likeliest (greedy decoding)."
+    return (
+        f"Beam search with {beams} beams chose the text: at each step it kept the {beams} likeliest "
+        "beginnings, so a written token need not be the likeliest of its step."
     )
 
 
-def _shown(token: str) -> str:
-    """A token as it is read: the mark of a word's beginning as a space that does not vanish."""
-    return token.replace("▁", "␣")
+def draw_inside(seen: Inside) -> str:
+    """The four stations as HTML."""
+    facts = architecture_facts(seen.architecture)
+    hidden = "".join(hidden_states(axes, part) for part, axes in seen.hidden)
+    head, after = [], []
+    for step in seen.steps:
+        piece = readable(step.token.text)
+        others = " · ".join(f"{readable(other)} {logit:.4f}" for other, logit in step.top)
+        head.append((piece, str(step.token.id), f"{step.logit:.4f}", str(step.rank), others))
+        power = math.exp(step.logit - step.highest)
+        after.append(
+            (
+                piece,
+                f"{step.logit:.4f}",
+                f"{step.highest:.4f}",
+                f"{power:.4f}",
+                f"{step.total:.4f}",
+                f"{step.probability:.4f}",
+            )
+        )
+    written = seen.logits[1].size
+    cut = f"The first {len(seen.steps)} of {written} are shown." if written > MOST_STEPS else ""
+    return stations(
+        said(
+            f"{seen.algorithm} splits the sentence into tokens, and each has an id. ␣ is where a word "
+            "begins; </s>, the end, is added."
+        )
+        + token_chips([seen.read]),
+        facts + hidden,
+        said(
+            "For each token that it is fed, the head makes a logit for every token of the vocabulary: how "
+            "well it would come next. Each row is a written token, with the highest logits of its step."
+        )
+        + shape(seen.logits)
+        + number_table(("written", "id", "logit", "rank", "highest logits"), head)
+        + (said(cut) if cut else ""),
+        said(
+            "A softmax over the vocabulary makes probabilities: e to the power of each logit, less the "
+            "highest, divided by the sum of all."
+        )
+        + number_table(
+            ("written", "logit", "highest", "e^(logit - highest)", "sum of all", "probability"), after
+        )
+        + said(
+            f"{seen.chosen} The logarithms of the probabilities of all its tokens sum to "
+            f"{seen.log_probability:.4f}."
+        ),
+    )
+
+
+def named(ran: Ran, index: int) -> str:
+    """Which sentence is looked at, and how another one is chosen."""
+    one = ran.sentences[index]
+    which = f"Sentence {index + 1} of {len(ran.sentences)}, " if len(ran.sentences) > 1 else ""
+    other = " Choose another one below the translation." if which else ""
+    return said(f"{which}“{one.source[:120]}”, became “{one.target[:120]}”.{other}")
+
+
+def to_page(figure: go.Figure) -> str:
+    """A figure as a web page that needs no network: the script that draws it is in it."""
+    figure.update_layout(paper_bgcolor="white", plot_bgcolor="white")
+    return figure.to_html(include_plotlyjs=True, full_html=True)
 
 
 def language_name(code: str) -> str:
@@ -350,73 +583,47 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
             max_lines=16,
             info="The checkpoint decides the languages: English to French to begin with.",
         )
-    result_state, attention_state = gr.State(), gr.State()
+    ran, attention_state = gr.State(), gr.State()
     with page.results():
         answer = gr.Textbox(
             label="Translation", lines=2, interactive=False, buttons=["copy"], placeholder=ui.INVITATION
         )
         sentence = gr.Dropdown([], label="Sentence", visible=False)
-        figure = gr.Plot(label="Attention", show_label=False)
-        with gr.Accordion("Which attention", open=False):
-            with gr.Row():
-                kind = gr.Dropdown(list(KINDS), value=next(iter(KINDS)), label="Kind", scale=3, min_width=160)
-                layer = gr.Dropdown([], label="Layer", scale=1, min_width=80)
-                head = gr.Dropdown([MEAN], value=MEAN, label="Head", scale=2, min_width=140)
-            special = gr.Checkbox(False, label="Special tokens", info="Only with them does a row sum to 1.")
-    selectors = [kind, layer, head, special]
+        figure = gr.Plot(label="Attention", show_label=False, elem_classes="maps")
+        reading = gr.HTML(elem_classes="said")
 
-    def act(
-        text: str,
-        kind: str,
-        layer: int | None,
-        head: str | int,
-        special: bool,
-        choice: str,
-        report: Report,
-        stopped: Stopped,
-    ) -> tuple[Any, ...]:
+    def first_map(attention: Attention) -> tuple[Any, str]:
+        maps = explorer.look(attention, first_view(attention))
+        drawn = gr.update(value=draw_maps(maps), elem_classes=wide(maps))
+        return drawn, said(f"{explorer.how_to_read(maps)} {MORE}")
+
+    def act(text: str, choice: str, report: Report, stopped: Stopped) -> tuple[Any, ...]:
         result = run(text, choice, models, report, stopped, settings.batch)
         # By its name, so that it is the same one even if the hub comes or goes in between.
         choice = result.status.checkpoint
-        first = attend(result.sentences[0], choice, models, report, stopped)
-        layers, heads = first.encoder.shape[:2]
+        first = explorer.first(attend(result.sentences[0], choice, models, report, stopped))
         options = [(f"{i}: {s.source[:60]}", i - 1) for i, s in enumerate(result.sentences, 1)]
         pair = " to ".join(language_name(code) for code in result.pair)
-        layer = layer if layer in range(1, layers + 1) else layers
-        head = head if head in range(1, heads + 1) else MEAN
         return (
             gr.update(value=result.text, label=f"Translation, {pair}"),
             gr.update(choices=options, value=0, visible=len(options) > 1),
-            draw(first, KINDS[kind], layer, None if head == MEAN else int(head), special),
-            gr.update(choices=list(range(1, layers + 1)), value=layer),
-            gr.update(choices=[MEAN, *range(1, heads + 1)], value=head),
-            (result, choice),
+            *first_map(first),
+            Ran(text, choice, tuple(result.sentences)),
             first,
             result.status,
         )
 
-    page.runs(
-        act,
-        [text, *selectors],
-        [answer, sentence, figure, layer, head, result_state, attention_state],
-    )
+    page.runs(act, [text], [answer, sentence, figure, reading, ran, attention_state])
 
-    def redraw(attention: Attention | None, kind: str, layer: int | None, head: Any, special: bool) -> Any:
-        if attention is None:
-            return gr.skip()
-        return draw(attention, KINDS[kind], layer, None if head == MEAN else int(head), special)
+    def other_sentence(ran: Ran | None, index: int | None) -> tuple[Any, ...]:
+        if ran is None or index is None:
+            return gr.skip(), gr.skip(), gr.skip()
+        attention = explorer.first(attend(ran.sentences[index], ran.checkpoint, models))
+        return attention, *first_map(attention)
 
-    def other_sentence(shown: tuple[Result, str] | None, index: int, *selected: Any) -> tuple[Any, Any]:
-        if shown is None or index is None:
-            return gr.skip(), gr.skip()
-        result, choice = shown
-        attention = attend(result.sentences[index], choice, models)
-        return attention, redraw(attention, *selected)
-
-    for selector in selectors:
-        page.changes(selector, redraw, [attention_state, *selectors], [figure])
-    page.changes(sentence, other_sentence, [result_state, sentence, *selectors], [attention_state, figure])
+    picked = page.changes(sentence, other_sentence, [ran, sentence], [attention_state, figure, reading])
     page.examples([[example] for example in EXAMPLES], [text])
+    build_inside(page, models, ran, sentence, attention_state, picked)
 
     def translate(text: str, checkpoint: str = "auto", stopped: Stopped = never) -> tuple[str, Any]:
         """The translation of a text, and the heatmap of its first sentence: encoder self-attention of the
@@ -431,6 +638,95 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
         [ui.hidden(gr.Textbox, "text"), ui.checkpoint_parameter()],
         [ui.hidden(gr.Textbox, "translation"), ui.hidden(gr.Plot, "attention")],
     )
+
+
+def build_inside(
+    page: ui.Page,
+    models: ModelManager,
+    ran: gr.State,
+    sentence: gr.Dropdown,
+    attention: gr.State,
+    other_sentence: Any,
+) -> None:
+    """The drawer. ran, attention: what is remembered of the run and of its sentence; other_sentence: the
+    event after which that is another one."""
+    with page.drawer("Inside") as drawer:
+        inner = gr.HTML(elem_classes="steps")
+        with drawer.drawer("Attention explorer") as explored:
+            which = gr.HTML(elem_classes="said")
+            with gr.Row():
+                kind = gr.Dropdown(list(KINDS), value="Cross-attention", label="Kind", min_width=200)
+                layer = gr.Dropdown([], label="Layer", min_width=120)
+                head = gr.Dropdown([MEAN, ALL_HEADS], value=MEAN, label="Head", min_width=140)
+                special = gr.Dropdown(list(SPECIAL), value=LEFT_OUT, label="Special tokens", min_width=200)
+            words = gr.Checkbox(True, label="Subwords merged into words")
+            figure = gr.Plot(label="Attention", show_label=False, elem_classes="maps", elem_id="explored")
+            reading = gr.HTML(elem_classes="said")
+            with gr.Row():
+                png = gr.Button("Map as PNG", size="sm", min_width=100)
+                page_button = gr.Button("Map as HTML", size="sm", min_width=100)
+                csv_button = gr.Button("Map as CSV", size="sm", min_width=100)
+            gr.Markdown("Press a word to see where it looked, or one that was looked at to see by whom.")
+            panel = gr.HTML(js_on_load=ui.PICK)
+    place = gr.State("query:0")
+    selectors = [kind, layer, head, special, words]
+
+    def seen(ran: Ran, index: int | None) -> str:
+        return draw_inside(look_inside(ran, index or 0, models))
+
+    def maps_of(
+        attention: Attention, kind: str, layer: int | str | None, head: int | str, special: str, words: bool
+    ) -> Maps:
+        layers = len(getattr(attention, KINDS[kind]))
+        return explorer.look(attention, View(KINDS[kind], layer or layers, head, words, special))
+
+    def choices(attention: Attention, maps: Maps) -> tuple[Any, Any]:
+        layers, heads = getattr(attention, maps.view.kind).shape[:2]
+        number, one = maps.which[-1]
+        layer = maps.view.layer if maps.view.layer == ALL_LAYERS else number
+        head = maps.view.head if isinstance(maps.view.head, str) else one
+        return (
+            gr.update(choices=[ALL_LAYERS, *range(1, layers + 1)], value=layer),
+            gr.update(choices=[MEAN, ALL_HEADS, *range(1, heads + 1)], value=head),
+        )
+
+    def redraw(attention: Attention | None, place: str, *selected: Any) -> tuple[Any, ...]:
+        if attention is None:
+            return (gr.skip(),) * 5
+        maps = maps_of(attention, *selected)
+        return (
+            *choices(attention, maps),
+            gr.update(value=draw_maps(maps), elem_classes=wide(maps)),
+            said(explorer.how_to_read(maps)),
+            words_panel(maps, place),
+        )
+
+    def explore(ran: Ran, index: int | None, attention: Attention, *selected: Any) -> tuple[Any, ...]:
+        # Another sentence has other words.
+        return (
+            named(ran, index or 0),
+            "query:0",
+            *redraw(attention, "query:0", *selected),
+        )
+
+    def pick(pressed: str, attention: Attention, *selected: Any) -> tuple[str, str]:
+        return pressed, words_panel(maps_of(attention, *selected), pressed)
+
+    def as_page(attention: Attention, *selected: Any) -> str:
+        return ui.download("attention.html", to_page(draw_maps(maps_of(attention, *selected))))
+
+    def as_csv(attention: Attention, *selected: Any) -> str:
+        return ui.download("attention.csv", explorer.to_csv(maps_of(attention, *selected)))
+
+    drawn = [layer, head, figure, reading, panel]
+    drawer.shows(seen, [ran, sentence], [inner], [other_sentence])
+    explored.shows(explore, [ran, sentence, attention, *selectors], [which, place, *drawn], [other_sentence])
+    for selector in selectors:
+        explored.changes(selector, redraw, [attention, place, *selectors], drawn)
+    explored.picks(panel, pick, [attention, *selectors], [place, panel])
+    png.click(None, None, None, js=PNG, **ui.QUIET)
+    explored.saves(page_button, as_page, [attention, *selectors])
+    explored.saves(csv_button, as_csv, [attention, *selectors])
 
 
 DEMO = Demo(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from components.figures import MOST_NUMBERED, attention_heatmap
+from components.figures import MOST_NUMBERED, attention_grid, attention_heatmap
 
 WEIGHTS = np.array([[0.5, 0.25, 0.25], [0.125, 0.875, 0.0]], dtype=np.float32)
 
@@ -71,3 +71,81 @@ def test_many_tokens_make_a_taller_figure():
     few = attention_heatmap(np.ones((2, 2)), ["a"] * 2, ["b"] * 2)
     many = attention_heatmap(np.ones((40, 2)), ["a"] * 40, ["b"] * 2)
     assert many.layout.height > few.layout.height
+
+
+def test_what_is_nan_stays_blank():
+    weights = np.array([[1.0, np.nan], [0.5, 0.5]], dtype=np.float32)
+    (map_,) = attention_heatmap(weights, ["a", "b"], ["a", "b"]).data
+    assert np.asarray(map_.text).tolist() == [["1.00", ""], ["0.50", "0.50"]]
+    assert map_.hoverongaps is False
+    assert np.array_equal(np.isnan(np.asarray(map_.z)), np.isnan(weights))
+
+
+GRID = np.random.default_rng(0).random((5, 2, 3)).astype(np.float32)
+NAMES = ["head 1", "head 2", "head 3", "head 4", "<b>5</b>"]
+
+
+def grid(columns=2):
+    return attention_grid(GRID, ["a", "<i>"], ["x", "y", "z"], NAMES, columns, "Layer 2")
+
+
+def test_small_multiples_hold_a_map_each_on_one_scale():
+    figure = grid()
+    assert len(figure.data) == 5
+    for drawn, weights in zip(figure.data, GRID, strict=True):
+        assert np.array_equal(np.asarray(drawn.z), weights)
+        assert drawn.coloraxis == "coloraxis"
+        assert "%{y} looks at %{x}" in drawn.hovertemplate
+        across, down = (figure.layout[f"{axis[0]}axis{axis[1:]}"] for axis in (drawn.xaxis, drawn.yaxis))
+        assert (list(across.ticktext), list(across.tickvals)) == (["x", "y", "z"], [0, 1, 2])
+        assert list(down.ticktext) == ["a", "&lt;i&gt;"]
+    assert figure.layout.coloraxis.cmin == 0
+    assert figure.layout.coloraxis.colorscale[0][1] == "#440154"
+    assert figure.layout.title.text == "Layer 2"
+    assert figure.layout.paper_bgcolor == "rgba(0,0,0,0)"
+
+
+def test_small_multiples_are_named_and_hovering_names_them_too():
+    figure = grid()
+    assert [note.text for note in figure.layout.annotations] == [*NAMES[:4], "&lt;b&gt;5&lt;/b&gt;"]
+    assert figure.data[1].hovertemplate.startswith("head 2: ")
+    assert figure.data[4].hovertemplate.startswith("&lt;b&gt;5")
+
+
+@pytest.mark.parametrize(("columns", "rows"), [(1, 5), (2, 3), (3, 2), (5, 1), (8, 1)])
+def test_small_multiples_go_row_by_row_and_do_not_overlap(columns, rows):
+    layout = grid(columns).layout
+    places = []
+    for i in range(5):
+        number = str(i + 1) if i else ""
+        across, down = layout[f"xaxis{number}"], layout[f"yaxis{number}"]
+        assert down.autorange == "reversed", "the first query is on top"
+        assert 0 <= across.domain[0] < across.domain[1] <= 1
+        assert 0 <= down.domain[0] < down.domain[1] <= 1
+        assert across.domain[0] == pytest.approx(i % columns / columns)
+        places.append((*across.domain, *down.domain))
+        assert layout.annotations[i].y == pytest.approx(down.domain[1]), "a name stands on its map"
+    assert len({place[3] for place in places}) == rows
+    for i, (left, right, low, high) in enumerate(places):
+        for other_left, other_right, other_low, other_high in places[:i]:
+            apart = right <= other_left or other_right <= left or high <= other_low or other_high <= low
+            assert apart
+
+
+def test_more_rows_of_small_multiples_make_a_taller_figure():
+    assert grid(1).layout.height > grid(5).layout.height
+
+
+@pytest.mark.parametrize(
+    ("queries", "keys", "names"),
+    [(["a"], ["x", "y", "z"], NAMES), (["a", "b"], ["x"], NAMES), (["a", "b"], ["x", "y", "z"], NAMES[:4])],
+)
+def test_tokens_and_names_must_match_the_maps(queries, keys, names):
+    with pytest.raises(ValueError, match="names"):
+        attention_grid(GRID, queries, keys, names, 2)
+
+
+def test_a_title_of_two_lines_has_room():
+    one, two = (attention_heatmap(WEIGHTS, ["a", "b"], ["x", "y", "z"], t) for t in ("a", "a,<br>b"))
+    assert two.layout.title.pad.t > one.layout.title.pad.t
+    assert two.layout.title.pad.t < two.layout.margin.t

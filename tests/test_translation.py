@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from components import tables
+from components.attention import MEAN, SHOWN, SPECIAL, View
 from components.errors import Cancelled, InputError
 from demos import translation
 from demos.translation import Attention, Sentence
@@ -337,8 +338,8 @@ def test_an_empty_translation_has_attention_too():
     attention = translation.attend(result.sentences[0], "auto", models)
     assert attention.target_tokens == ("<pad>",)
     for kind in translation.KINDS.values():
-        for special in (False, True):
-            assert translation.draw(attention, kind, special=special).to_json()
+        for special in SPECIAL:
+            assert translation.draw(attention, View(kind, 1, MEAN, special=special)).to_json()
 
 
 def example() -> Attention:
@@ -365,12 +366,12 @@ def test_by_default_the_encoders_last_layer_averaged_without_special_tokens():
     weights, queries, keys = drawn(figure)
     assert np.allclose(weights, attention.encoder[-1].mean(0)[:2, :2])
     assert queries == keys == ["␣A", "man"]
-    assert figure.layout.title.text == "Encoder self-attention, layer 3 of 3, mean of heads"
+    assert figure.layout.title.text == "Encoder self-attention,<br>layer 3 of 3, mean of heads"
 
 
 def test_special_tokens_on_request():
     attention = example()
-    weights, queries, keys = drawn(translation.draw(attention, "cross", special=True))
+    weights, queries, keys = drawn(translation.draw(attention, View("cross", 2, special=SHOWN)))
     assert np.allclose(weights, attention.cross[-1].mean(0))
     assert queries == ["&lt;pad&gt;", "␣Un"]
     assert keys == ["␣A", "man", "&lt;/s&gt;"]
@@ -382,27 +383,27 @@ def test_layer_and_head_count_from_one(kind, rows, columns):
     layers, heads = getattr(attention, kind).shape[:2]
     for layer in range(1, layers + 1):
         for head in range(1, heads + 1):
-            figure = translation.draw(attention, kind, layer, head, special=True)
+            figure = translation.draw(attention, View(kind, layer, head, special=SHOWN))
             weights, queries, keys = drawn(figure)
-            assert np.array_equal(weights, getattr(attention, kind)[layer - 1, head - 1])
+            expected = getattr(attention, kind)[layer - 1, head - 1]
+            if kind == "decoder":
+                assert np.isnan(weights[np.triu_indices(2, 1)]).all()
+                expected = np.where(np.isnan(weights), np.nan, expected)
+            assert np.array_equal(weights, expected, equal_nan=True)
             assert (len(queries), len(keys)) == (rows, columns)
             assert figure.layout.title.text.endswith(f"layer {layer} of {layers}, head {head}")
 
 
 def test_a_layer_and_head_that_are_not_there_become_the_last():
     attention = example()
-    weights, _, _ = drawn(translation.draw(attention, "decoder", 3, 9, special=True))
-    assert np.array_equal(weights, attention.decoder[1, 3])
+    weights, _, _ = drawn(translation.draw(attention, View("cross", 3, 9, special=SHOWN)))
+    assert np.array_equal(weights, attention.cross[1, 3])
 
 
 @pytest.mark.parametrize(("kind", "shape"), [("encoder", (2, 2)), ("decoder", (1, 1)), ("cross", (1, 2))])
 def test_special_tokens_are_left_out_on_both_sides(kind, shape):
-    weights, queries, keys = drawn(translation.draw(example(), kind))
+    weights, queries, keys = drawn(translation.draw(example(), View(kind, 1)))
     assert weights.shape == shape == (len(queries), len(keys))
-
-
-def test_tokens_are_shown_with_their_spaces():
-    assert [translation._shown(token) for token in ("▁like", "s", "▁", "a▁b")] == ["␣like", "s", "␣", "a␣b"]
 
 
 # The tab
@@ -418,60 +419,48 @@ def test_the_endpoint_gives_text_and_figure(models):
     assert endpoint(TEXT, "starter")[0] == direct(TEXT)[0]
 
 
-MEAN = translation.MEAN
-KIND = "Encoder self-attention"
-
-
 def test_the_button_shows_translation_and_heatmap(models):
-    last = tiny.tab(translation.DEMO, models).press(TWO, KIND, None, MEAN, False)[-1]
-    answer, sentence, figure, layer, head, (result, choice), attention, problem, status = last
+    last = tiny.tab(translation.DEMO, models).press(TWO)[-1]
+    answer, sentence, figure, reading, ran, attention, problem, status = last
+    result = translation.run(TWO, "auto", models)
     assert answer["value"] == result.text
     assert answer["label"] == "Translation, English to French"
     assert sentence["visible"]
     assert [value for _, value in sentence["choices"]] == [0, 1]
-    assert "Encoder self-attention, layer 3 of 3" in figure.layout.title.text
-    assert layer["choices"] == [(str(i), i) for i in (1, 2, 3)] or layer["choices"] == [1, 2, 3]
-    assert layer["value"] == 3
-    assert head["value"] == MEAN
-    assert choice == result.status.checkpoint
+    assert "Encoder self-attention,<br>layer 3 of 3" in figure["value"].layout.title.text
+    expected = translation.draw(translation.attend(result.sentences[0], "auto", models))
+    assert np.allclose(drawn(figure["value"])[0], drawn(expected)[0])
+    assert "Queries down, keys across" in reading
+    assert "Attention explorer" in reading
+    assert ran == translation.Ran(TWO, result.status.checkpoint, tuple(result.sentences))
     assert isinstance(attention, Attention)
     assert problem == ""
     assert "tiny/marian" in status
 
 
 def test_one_sentence_needs_no_picking(models):
-    sentence = tiny.tab(translation.DEMO, models).press(TEXT, KIND, None, MEAN, False)[-1][1]
+    sentence = tiny.tab(translation.DEMO, models).press(TEXT)[-1][1]
     assert not sentence["visible"]
-
-
-def test_selectors_redraw_without_the_model(models):
-    tab = tiny.tab(translation.DEMO, models)
-    attention = tab.press(TEXT, KIND, None, MEAN, False)[-1][6]
-    asked = len(models.asked)
-    answers = tab.pick(attention, "Cross-attention", 1, 2, True)
-    assert len(answers) == 4
-    for figure, problem in answers:
-        assert np.array_equal(drawn(figure)[0], attention.cross[0, 1])
-        assert problem == ""
-    assert len(models.asked) == asked
-
-
-def test_selectors_before_the_first_run_do_nothing(models):
-    for figure, problem in tiny.tab(translation.DEMO, models).pick(None, KIND, None, MEAN, False):
-        assert not hasattr(figure, "data")
-        assert problem == ""
 
 
 def test_another_sentence_brings_its_own_attention(models):
     tab = tiny.tab(translation.DEMO, models)
-    last = tab.press(TWO, KIND, None, MEAN, False)[-1]
-    ((attention, figure, problem),) = tab.pick(last[5], 1, KIND, 3, MEAN, False)
-    second = last[5][0].sentences[1]
+    ran = tab.press(TWO)[-1][4]
+    ((attention, figure, reading, problem),) = tab.pick(ran, 1)
+    second = ran.sentences[1]
     assert np.allclose(attention.encoder, attended(second)[0], atol=1e-5)
-    assert drawn(figure)[1][0] == "␣"
+    assert drawn(figure["value"])[1][0] == "␣"
+    assert "Queries down" in reading
+    assert problem == ""
+
+
+def test_sentences_before_the_first_run_do_nothing(models):
+    ((*answers, problem),) = tiny.tab(translation.DEMO, models).pick(None, None)
+    assert len(answers) == 3
+    assert all(answer == {"__type__": "update"} for answer in answers)
     assert problem == ""
 
 
 def test_a_problem_is_shown(models):
-    last = tiny.tab(translation.DEMO, models).press("", KIND, None, MEAN, False)[-1]
+    last = tiny.tab(translation.DEMO, models).press("")[-1]
     assert "no text yet" in last[-2]

@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
+import html
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
+import numpy as np
 from PIL import Image
 
-from components import markup, ui
+from components import inside, markup, saliency, ui
 from components.batching import MOST, Batcher
 from components.checkpoints import Checkpoint, Hub, Offer, Recipe
 from components.demo import Demo, Status, status_of
+from components.eager import eager
 from components.errors import InputError
+from components.inside import Architecture, Axis
+from components.inside_markup import (
+    MOST_LABELS,
+    architecture_facts,
+    hidden_states,
+    number_table,
+    sentence,
+    shape,
+    stations,
+    to_probabilities_table,
+)
 from components.line import Line
 from components.models import Loaded, ModelManager, survives_out_of_memory
-from components.pictures import read_picture
+from components.pictures import as_seen, data_uri, encoded, processor_steps, read_picture
 from components.progress import Report, Stopped, never, unreported
+from components.saliency import Maps
 from components.wheels import EFFICIENTNET
 
 if TYPE_CHECKING:
@@ -28,6 +45,25 @@ if TYPE_CHECKING:
 TOP_K = 5
 MOST_ON_CPU = 8  # pictures in a batch there: the features of more do not fit into its caches
 EXAMPLES = ("lion.jpg", "cheetah.jpg", "tower.jpg")
+STATIONS = ("Image processor", "Model", "Head", "Postprocessing", "Where it looked")
+OPACITY = 0.6  # of the map over the picture, to begin with
+SET_OPACITY = '(value) => document.documentElement.style.setProperty("--map-opacity", value)'
+READERS = {True: "the class token", False: "the patches, on average"}
+PATCHES = (
+    "The picture is cut into {rows} × {columns} patches of {width} × {height} pixels. Each becomes a token: "
+    "a vector of {hidden} numbers."
+)
+FEATURES = (
+    "The picture has become {rows} × {columns} cells, each of {channels} numbers: the last feature map."
+)
+MAPS = {
+    "rollout": "Attention is followed through the layers, back to the patches.",
+    "Grad-CAM": "The last feature map is weighted by how much it matters for a label.",
+}
+NO_MAP = (
+    "There is no map for this architecture. Attention rollout needs attention among all patches in every "
+    "layer, Grad-CAM a last feature map that the head reads; {name} has neither."
+)
 
 
 def _fits(config: dict[str, Any]) -> str | None:
@@ -128,6 +164,235 @@ def run(
         return Result(scores, status_of(loaded, started, remarks))
 
 
+@dataclass(frozen=True)
+class Ran:
+    """What the drawers need to know of a run: the uploaded file, the settings, and the checkpoint's name."""
+
+    path: str
+    top_k: int
+    checkpoint: str
+
+
+@dataclass(frozen=True)
+class Inside:
+    """What happened to a picture on its way to the answer.
+
+    size: its width and height; steps: of the image processor; pixels, hidden: shapes of what goes into the
+    model and of its last hidden states; picture: what it saw, `[height, width, 3]` bytes; grid: rows and
+    columns of patches, where the hidden states stand for patches; patch: height and width of one; labels,
+    logits, probabilities: in the order of the classes; maps: where it looked, if that can be told.
+    """
+
+    size: tuple[int, int]
+    steps: tuple[tuple[str, str], ...]
+    pixels: tuple[Axis, ...]
+    picture: np.ndarray
+    architecture: Architecture
+    hidden: tuple[Axis, ...]
+    grid: tuple[int, int] | None
+    patch: tuple[int, int] | None
+    labels: tuple[str, ...]
+    logits: tuple[float, ...]
+    probabilities: tuple[float, ...]
+    maps: Maps | None
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What is seen of one forward pass, in float32 on the CPU.
+
+    logits: `[labels]`; hidden: the last ones, `[1, tokens, hidden]` or `[1, channels, height, width]`, None
+    where the architecture does not give them; attentions: of each layer `[heads, query, key]`, if all look
+    at the whole picture; gradients: of the likeliest labels' logits with respect to the feature map,
+    `[labels, channels, height, width]`.
+    """
+
+    logits: torch.Tensor
+    hidden: torch.Tensor | None
+    attentions: tuple[torch.Tensor, ...] = ()
+    gradients: torch.Tensor | None = None
+
+
+def look_inside(ran: Ran, models: ModelManager, most_megapixels: float = 50) -> Inside:
+    """The same pass again, with all that is between and what tells where the model looked."""
+    image, _ = validate(ran.path, ran.top_k, most_megapixels)
+    with models.use(OFFER, ran.checkpoint) as loaded:
+        config, pixels = loaded.model.config, preprocess(image, loaded.processor)
+        architecture = inside.architecture(loaded)
+        attends = architecture.family != "convolutional"
+        watch = pass_with_attentions if attends else pass_with_gradients
+        seen = loaded.compute(lambda: watch(pixels, loaded))
+        if attends and seen.hidden is not None and seen.hidden.ndim == 4:
+            # Attention and convolutions in one, such as MobileViT.
+            seen = loaded.compute(lambda: pass_with_gradients(pixels, loaded))
+        picture = as_seen(pixels[0].numpy(), loaded.processor)
+        patch = patch_size(config)
+        grid = patches(seen, pixels, patch)
+        labels = tuple(str(config.id2label[i]) for i in range(len(seen.logits)))
+        return Inside(
+            size=image.size,
+            steps=processor_steps(loaded.processor),
+            pixels=inside.axes(pixels, "batch", "channels", "height", "width"),
+            picture=picture,
+            architecture=architecture,
+            hidden=hidden_axes(seen, grid),
+            grid=grid,
+            patch=patch,
+            labels=labels,
+            logits=tuple(seen.logits.tolist()),
+            probabilities=tuple(seen.logits.softmax(-1).tolist()),
+            maps=maps_of(seen, grid, labels, encoded(picture, "jpeg")),
+        )
+
+
+def pass_with_attentions(pixels: torch.Tensor, loaded: Loaded) -> Pass:
+    """For what attends, on the device's turn. pixels: `[1, 3, height, width]`."""
+    model = eager(loaded.model)
+    with hidden_of(model) as hidden:
+        output = model(pixel_values=pixels.to(loaded.device, loaded.dtype), output_attentions=True)
+    layers = [layer for layer in output.get("attentions") or () if layer is not None]
+    # Of windows there are many in a batch.
+    everywhere = all(layer.ndim == 4 and len(layer) == 1 for layer in layers)
+    return Pass(
+        output.logits[0].float().cpu(),
+        hidden[0].float().cpu() if hidden else None,
+        tuple(layer[0].float().cpu() for layer in layers) if everywhere else (),
+    )
+
+
+def pass_with_gradients(pixels: torch.Tensor, loaded: Loaded) -> Pass:
+    """For what has a last feature map, on the device's turn. pixels: `[1, 3, height, width]`.
+
+    One pass gives the gradients of all labels that are shown. captum's LayerGradCam takes a pass for each,
+    and a layer that gives its tensor bare; Transformers' models give theirs in a record.
+    """
+    import torch
+
+    # What is made in inference mode has no gradient.
+    with torch.inference_mode(False), torch.enable_grad(), hidden_of(loaded.model) as hidden:
+        moved = pixels.to(loaded.device, loaded.dtype)
+        logits = loaded.model(pixel_values=moved).logits[0]
+        scores = logits.detach().float().cpu()
+        features = hidden[0] if hidden else None
+        each: list[Any] = [None]
+        if features is not None and features.ndim == 4:
+            # A head may read something else.
+            options: dict[str, Any] = {"retain_graph": True, "allow_unused": True}
+            each = [torch.autograd.grad(logits[i], features, **options)[0] for i in top(scores)]
+        return Pass(
+            scores,
+            features.detach().float().cpu() if features is not None else None,
+            gradients=torch.cat(each).float().cpu() if each[0] is not None else None,
+        )
+
+
+@contextmanager
+def hidden_of(model: Any) -> Iterator[list[torch.Tensor]]:
+    """A list into which a forward pass puts its last hidden states, before the head."""
+    kept: list[torch.Tensor] = []
+
+    def keep(module: Any, inputs: Any, output: Any) -> None:
+        if getattr(output, "last_hidden_state", None) is not None:
+            kept.append(output.last_hidden_state)
+
+    hooks = [part.register_forward_hook(keep) for part in model.children()]
+    try:
+        yield kept
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def patch_size(config: Any) -> tuple[int, int] | None:
+    """Height and width of a patch in pixels, None where there are none."""
+    size = getattr(getattr(config, "vision_config", config), "patch_size", None)
+    return (size, size) if isinstance(size, int) else tuple(size) if size else None
+
+
+def patches(seen: Pass, pixels: torch.Tensor, patch: tuple[int, int] | None) -> tuple[int, int] | None:
+    """Rows and columns of patches that the hidden states stand for, None where they do not."""
+    if seen.hidden is None or seen.hidden.ndim != 3 or patch is None:
+        return None
+    return saliency.patch_grid(seen.hidden.shape[1], pixels.shape[-2], pixels.shape[-1], patch)
+
+
+def hidden_axes(seen: Pass, grid: tuple[int, int] | None) -> tuple[Axis, ...]:
+    """The shape of the last hidden states with names, () where the architecture does not give them."""
+    if seen.hidden is None:
+        return ()
+    if seen.hidden.ndim == 4:
+        return inside.axes(seen.hidden, "batch", "channels", "height", "width")
+    tokens = "tokens"
+    if grid:
+        extra = seen.hidden.shape[1] - grid[0] * grid[1]
+        first = {0: "", 1: "class token + "}.get(extra, f"class token + {extra - 1} more + ")
+        tokens = f"({first}{grid[0]} × {grid[1]} patches)"
+    return inside.axes(seen.hidden, "batch", tokens, "hidden")
+
+
+def maps_of(seen: Pass, grid: tuple[int, int] | None, labels: Sequence[str], picture: bytes) -> Maps | None:
+    """Attention rollout by layer, or Grad-CAM by label, or None where neither is defined."""
+    if seen.gradients is not None and seen.hidden is not None:
+        shown = top(seen.logits)
+        values = saliency.grad_cam(seen.hidden[0].numpy(), seen.gradients.numpy())
+        return Maps("Grad-CAM", picture, values, tuple(labels[i] for i in shown))
+    sizes = {layer.shape[1:] for layer in seen.attentions}
+    if not grid or seen.hidden is None or sizes != {(seen.hidden.shape[1],) * 2}:
+        return None
+    reached = saliency.rollout([layer.numpy() for layer in seen.attentions])
+    values = saliency.rollout_maps(reached, grid)
+    layers = tuple(f"layer {i} of {len(values)}" for i in range(1, len(values) + 1))
+    extra = seen.hidden.shape[1] > grid[0] * grid[1]
+    return Maps("rollout", picture, values, layers, READERS[extra])
+
+
+def top(logits: torch.Tensor) -> list[int]:
+    """The classes of the highest logits, highest first."""
+    return logits.topk(min(MOST_LABELS, len(logits))).indices.tolist()
+
+
+def draw_inside(seen: Inside) -> str:
+    """The four stations, and where it looked, as HTML but for the map itself."""
+    width, height = seen.size
+    png = data_uri(encoded(seen.picture, "png"), "png")
+    steps = "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(what)}</dd>" for name, what in seen.steps)
+    processor = (
+        sentence(f"The picture has {width} × {height} pixels. By the checkpoint's own settings:")
+        + f'<dl class="facts">{steps}</dl>'
+        + sentence("What goes into the model has the shape")
+        + shape(seen.pixels)
+        + sentence("Made a picture again, that is what the model saw:")
+        + saliency.framed(png)
+    )
+    order = sorted(range(len(seen.labels)), key=lambda i: -seen.logits[i])[:MOST_LABELS]
+    rows = [(seen.labels[i], str(i), f"{seen.logits[i]:.4f}") for i in order]
+    highest = f"; the {len(rows)} highest" if len(rows) < len(seen.labels) else ""
+    return stations(
+        processor,
+        architecture_facts(seen.architecture) + _draw_hidden(seen),
+        sentence(f"The classification head makes one logit for each of {len(seen.labels):,} labels{highest}:")
+        + number_table(("label", "class", "logit"), rows),
+        to_probabilities_table(seen.labels, seen.logits, seen.probabilities, sigmoid=False)
+        + sentence("id2label in the checkpoint's configuration names the classes."),
+        sentence(MAPS[seen.maps.kind] if seen.maps else NO_MAP.format(name=seen.architecture.name)),
+        titles=STATIONS,
+    )
+
+
+def _draw_hidden(seen: Inside) -> str:
+    if not seen.hidden:
+        return ""
+    sizes = [axis.size for axis in seen.hidden]
+    if seen.grid:
+        rows, columns = seen.grid
+        height, width = seen.patch or (0, 0)
+        words = PATCHES.format(rows=rows, columns=columns, width=width, height=height, hidden=sizes[-1])
+        small = data_uri(encoded(seen.picture, "jpeg"), "jpeg")
+        return sentence(words) + saliency.grid_over(small, seen.grid) + hidden_states(seen.hidden)
+    features = FEATURES.format(rows=sizes[-2], columns=sizes[-1], channels=f"{sizes[1]:,}")
+    return hidden_states(seen.hidden) + (sentence(features) if len(sizes) == 4 else "")
+
+
 def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> None:
     page = ui.Page(demo, line)
     examples = [gr.media.get_image(name) for name in EXAMPLES]
@@ -146,16 +411,50 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
         top_k = gr.Slider(1, 20, TOP_K, step=1, label="Top-k", info="How many labels are shown.")
     with page.results():
         answer = gr.HTML(ui.EMPTY, label="Labels and probabilities")
+    ran = gr.State()
 
     def act(
         path: str | None, top_k: int, choice: str, report: Report, stopped: Stopped
-    ) -> tuple[str, Status]:
+    ) -> tuple[str, Ran, Status]:
         limit = settings.max_image_megapixels
         result = run(path, top_k, choice, models, report, stopped, limit, settings.batch)
-        return markup.bars(result.scores, most=20), result.status
+        done = Ran(str(path), int(top_k), result.status.checkpoint)
+        return markup.bars(result.scores, most=20), done, result.status
 
-    page.runs(act, [image, top_k], [answer])
+    page.runs(act, [image, top_k], [answer, ran])
     page.examples([[example] for example in examples], [image])
+
+    with page.drawer("Inside") as drawer:
+        shown = gr.HTML()
+        with gr.Row():
+            label = gr.Dropdown([], label="Label asked about", visible=False)
+            layer = gr.Slider(1, 2, 1, step=1, precision=0, label="Layer", visible=False)
+            opacity = gr.Slider(0, 1, OPACITY, step=0.05, label="Opacity of the map", visible=False)
+        overlay = gr.HTML(elem_classes="saliency")
+        maps = gr.State()
+
+    def look(ran: Ran) -> tuple[Any, ...]:
+        seen = look_inside(ran, models, settings.max_image_megapixels)
+        found, hide = seen.maps, gr.update(visible=False)
+        if not found:
+            return draw_inside(seen), hide, hide, hide, None, None
+        by_label = by_layer = hide
+        count = len(found.names)
+        if found.kind == "Grad-CAM":
+            shares = sorted(seen.probabilities, reverse=True)[:count]
+            named = [f"{name}, {markup.percent(p)}" for name, p in zip(found.names, shares, strict=True)]
+            choices = [(name, place) for place, name in enumerate(named)]
+            by_label = gr.update(choices=choices, value=0, visible=True)
+        elif count > 1:
+            by_layer = gr.update(maximum=count, value=count, visible=True)
+        over = saliency.draw_map(found, found.first)
+        return draw_inside(seen), by_label, by_layer, gr.update(visible=True), over, found
+
+    drawer.shows(look, [ran], [shown, label, layer, opacity, overlay, maps])
+    drawer.changes(label, saliency.draw_map, [maps, label], [overlay])
+    drawer.changes(layer, lambda maps, layer: saliency.draw_map(maps, layer - 1), [maps, layer], [overlay])
+    # In the browser alone, and for the whole page: what a map is drawn into may be made anew.
+    opacity.change(None, opacity, None, js=SET_OPACITY, **ui.QUIET)
 
     def classify_image(
         image: str, top_k: int = TOP_K, checkpoint: str = "auto", stopped: Stopped = never

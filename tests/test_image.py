@@ -292,12 +292,12 @@ def test_the_limit_is_a_setting(models, tmp_path):
     path = saved(noise(), tmp_path / "p.png")
     with pytest.raises(gr.Error, match=r"at most 0\.001 megapixels"):
         tab.endpoint("classify_image")(path)
-    assert "megapixels" in tab.press(path, 5)[-1][1]
+    assert "megapixels" in tab.press(path, 5)[-1][2]
 
 
 def test_the_button_shows_as_many_bars_as_asked(models, tmp_path):
     path = saved(noise(), tmp_path / "p.png")
-    answer, problem, status = tiny.tab(image.DEMO, models).press(path, 6)[-1]
+    answer, _, problem, status = tiny.tab(image.DEMO, models).press(path, 6)[-1]
     assert answer.count('class="bar"') == 6
     assert "&lt;b&gt;lion" in answer
     assert problem == ""

@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+import inspect
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from components import markup, ui
+from components import alternatives, generation_markup, inside, markup, ui
+from components.alternatives import Places
 from components.checkpoints import Checkpoint, Hub, Offer, Recipe
-from components.decoding import Sampling, Step, decode
+from components.decoding import Sampling, Step, Token, decode, end_tokens
 from components.demo import Demo, Status, status_of
-from components.errors import InputError
+from components.eager import eager
+from components.errors import DemoError, InputError
+from components.inside import Architecture, Axis, Tokens
+from components.inside_markup import (
+    architecture_facts,
+    hidden_states,
+    readable,
+    sentence,
+    stations,
+    token_chips,
+)
 from components.line import Line
 from components.models import Loaded, ModelManager, survives_out_of_memory
 from components.progress import Report, Stopped, never, unreported
 from components.wheels import SMOLLM2
 
 if TYPE_CHECKING:
+    import numpy as np
+    import plotly.graph_objects as go
     import torch
 
 PROMPT = "So today, I just feel like"
@@ -31,6 +45,10 @@ EXAMPLES = [
 ]
 MODES = ("completion", "chat")
 SHOW_EVERY = 0.1  # seconds; nobody reads faster, and each look at the text costs the others time
+MOST_INSIDE = 512  # tokens of a text that Inside colours; the logits of all of them are in memory once
+MOST_ATTENDING = 64  # tokens on either side of the attention map
+CONTEXT = 6  # tokens before a place that are shown with its alternatives
+CLOSE = 1e-4  # probabilities that differ by more are said to differ
 # Field, lowest and highest value taken.
 RANGES = {
     "new tokens": (1, 1024),
@@ -80,13 +98,45 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Written:
+    """One continuation. ended: whether an end token came, which is not among the tokens.
+
+    end: the id of that, known where a visitor chose it; forks: indices of the tokens that a visitor chose;
+    chosen: how the last of them is shown; origin: the continuation that it left.
+    """
+
+    tokens: tuple[Token, ...]
+    ended: bool = False
+    end: int | None = None
+    forks: tuple[int, ...] = ()
+    chosen: str = ""
+    origin: int = 0
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What the drawers need to know of a run. checkpoint: its name, so that it is the same one again.
+
+    prompt: the ids that the model read, chat template included; kept: what was left of the prompt's text
+    if its beginning was cut. Branches that a visitor made come after the sequences asked for.
+    """
+
+    request: Request
+    checkpoint: str
+    prompt: tuple[int, ...]
+    written: tuple[Written, ...]
+    kept: str | None = None
+
+
+@dataclass(frozen=True)
 class Result:
-    """The continuations so far, without the prompt; status only when they are complete."""
+    """The continuations so far, without the prompt; status and ran only when they are complete."""
 
     sequences: tuple[str, ...]
     tokens: int
     chat: bool  # whether the checkpoint has a chat template
     status: Status | None = None
+    ran: Ran | None = None
 
 
 def validate(
@@ -182,17 +232,18 @@ def run(
         started = time.perf_counter()
         ids, kept = preprocess(request, loaded)
         prompt = ids[0].tolist()
-        tokens: list[list[int]] = [[] for _ in range(request.sequences)]
+        rows: list[list[Token]] = [[] for _ in range(request.sequences)]
         chat = bool(loaded.processor.chat_template)
         count, shown = 0, 0.0
+        step: Step = []
         for step in forward(ids, request, loaded, stopped):
-            for row, token in zip(tokens, step, strict=True):
+            for row, token in zip(rows, step, strict=True):
                 if token is not None:
-                    row.append(token.id)
+                    row.append(token)
                     count += 1
             if (now := time.perf_counter()) - shown >= SHOW_EVERY:
                 shown = now
-                yield Result(postprocess(prompt, tokens, loaded, complete=False), count, chat)
+                yield Result(postprocess(prompt, ids_of(rows), loaded, complete=False), count, chat)
         taken = time.perf_counter() - started
         remarks = [f"{count} tokens, {count / taken:.1f} tokens/s."]
         if kept is not None:
@@ -200,7 +251,486 @@ def run(
         if stopped():
             remarks.append("Stopped.")
         status = status_of(loaded, started, tuple(remarks))
-        yield Result(postprocess(prompt, tokens, loaded, complete=True), count, chat, status)
+        # A sequence that has ended has None in every further step, the last one included.
+        ended = [token is None for token in step] or [False] * len(rows)
+        written = tuple(map(Written, map(tuple, rows), ended))
+        ran = Ran(request, status.checkpoint, tuple(prompt), written, kept)
+        yield Result(postprocess(prompt, ids_of(rows), loaded, complete=True), count, chat, status, ran)
+
+
+def ids_of(rows: Sequence[Sequence[Token]]) -> list[list[int]]:
+    """The ids of each row of tokens."""
+    return [[token.id for token in row] for row in rows]
+
+
+@dataclass(frozen=True)
+class Inside:
+    """What happened in a run, for one of its continuations.
+
+    tokens: those of the prompt; hidden: the shape of the last hidden states of prompt and text; pieces: the
+    tokens of the text, the end token as the last if one came; places: the choice at each of them, or at the
+    first one if there is none; names: how to show a candidate; off: by how much its probabilities differ
+    from those of the run; left_out: tokens of the text beyond MOST_INSIDE.
+    """
+
+    ran: Ran
+    index: int
+    algorithm: str
+    tokens: Tokens
+    cut: str
+    architecture: Architecture
+    hidden: tuple[Axis, ...]
+    pieces: tuple[inside.Token, ...]
+    places: Places
+    names: dict[int, str]
+    off: float
+    left_out: int
+
+
+def look_inside(ran: Ran, models: ModelManager, index: int = 0) -> Inside:
+    """One pass over prompt and text at once; with the causal mask it gives what the run saw step by step."""
+    written = ran.written[index]
+    with models.use(OFFER, ran.checkpoint) as loaded:
+        tokenizer = loaded.processor
+        text = [token.id for token in written.tokens]
+        chosen = text[:MOST_INSIDE]
+        left_out = len(text) - len(chosen)
+        ends = written.ended and not left_out
+        count = max(len(chosen) + ends, 1)
+        logits, hidden = read([*ran.prompt, *text], len(ran.prompt) - 1, count, loaded)
+        if ends:
+            possible = [written.end] if written.end is not None else end_tokens(loaded.model)
+            chosen.append(max(possible, key=lambda one: logits[len(chosen), one]))
+        sampling = ran.request.sampling
+        likeliest = [int(logits[0].argmax())]
+        places = alternatives.places(logits, ran.prompt, chosen or likeliest, sampling)
+        with loaded.lock:
+            names = names_of([*ran.prompt[-CONTEXT:], *places.ids.ravel().tolist()], tokenizer)
+            (tokens,) = inside.tokens_of({"input_ids": _row(ran.prompt)}, tokenizer)
+        special = {*tokenizer.all_special_ids, *end_tokens(loaded.model)}
+        said = [token.probability for token in written.tokens[:MOST_INSIDE]]
+        pairs = zip(said, places.taken.tolist(), strict=False)
+        return Inside(
+            ran=ran,
+            index=index,
+            algorithm=inside.algorithm(tokenizer),
+            tokens=tokens,
+            cut=_cut(ran),
+            architecture=inside.architecture(loaded),
+            hidden=hidden,
+            pieces=tuple(inside.Token(names[one], one, one in special) for one in chosen),
+            places=places,
+            names=names,
+            off=max((abs(one - other) for one, other in pairs), default=0.0),
+            left_out=left_out,
+        )
+
+
+def _row(ids: Sequence[int]) -> torch.Tensor:
+    import torch
+
+    return torch.tensor([list(ids)])
+
+
+def _cut(ran: Ran) -> str:
+    """The beginning of the prompt that did not fit, as far as it can be told."""
+    if ran.kept is None:
+        return ""
+    text = ran.request.prompt
+    return text.removesuffix(ran.kept) if text.endswith(ran.kept) else ""
+
+
+def read(ids: Sequence[int], first: int, count: int, loaded: Loaded) -> tuple[np.ndarray, tuple[Axis, ...]]:
+    """Token ids -> logits `[count, vocabulary]`, float32, of the positions from `first` on.
+
+    Besides the shape of the last hidden states of all of them.
+    """
+    model = loaded.model
+    shapes: list[tuple[Axis, ...]] = []
+
+    def shape(module: Any, inputs: Any, output: Any) -> None:
+        shapes.append(inside.axes(output[0], "batch", "sequence", "hidden"))
+
+    def step() -> np.ndarray:
+        tokens = _row(ids).to(loaded.device)
+        kept = slice(first, first + count)
+        options = {}
+        # Not every architecture can leave out the logits of other positions.
+        if "logits_to_keep" in inspect.signature(model.forward).parameters:
+            options = {"logits_to_keep": _row(range(first, first + count))[0].to(loaded.device)}
+            kept = slice(None)
+        # Asked for by the model's own option, the hidden states of all layers would be kept.
+        hook = model.get_decoder().register_forward_hook(shape)
+        try:
+            output = model(input_ids=tokens, use_cache=False, **options)
+        finally:
+            hook.remove()
+        return output.logits[0, kept].float().cpu().numpy()
+
+    logits = loaded.compute(step)
+    return logits, shapes[0]
+
+
+def names_of(ids: Sequence[int], tokenizer: Any) -> dict[int, str]:
+    """What each token is called: its text where its bytes are whole characters, else its vocabulary entry."""
+    by_bytes = "byte-level" in inside.algorithm(tokenizer)
+    names = {}
+    for one in dict.fromkeys(ids):
+        piece = tokenizer.convert_ids_to_tokens(one)
+        if piece is None:  # a model may have more embeddings than its tokenizer has tokens
+            names[one] = f"[{one}]"
+            continue
+        text = tokenizer.convert_tokens_to_string([piece]) if by_bytes else piece
+        names[one] = piece if not text or "\ufffd" in text else text
+    return names
+
+
+def draw_inside(seen: Inside) -> str:
+    """The four stations as HTML."""
+    request = seen.ran.request
+    tokens = f"{seen.algorithm} splits the prompt into tokens, and each has an id."
+    if request.mode == "chat":
+        tokens += " The checkpoint's chat template stands around it."
+    cut = ""
+    if seen.ran.kept is not None:
+        tokens += " The beginning of the prompt did not fit and was cut."
+        cut = token_chips([Tokens((), seen.cut)]) if seen.cut else ""
+    vocabulary = int(seen.places.left[0, 0])
+    return stations(
+        sentence(tokens) + cut + token_chips([seen.tokens]),
+        architecture_facts(seen.architecture)
+        + hidden_states(seen.hidden)
+        + sentence(
+            "Prompt and text are read at once here: as no token sees later ones, each position gives what it "
+            "gave when it was the last."
+        ),
+        sentence(
+            f"The head makes a logit for each of the {vocabulary:,} tokens of the vocabulary. The last "
+            "position of the prompt decides on the first new token. Its highest logits:"
+        )
+        + generation_markup.head_table(seen.places, seen.names),
+        sentence(_explained(request.sampling))
+        + generation_markup.steps_table(seen.places, seen.names, marked=bool(seen.pieces))
+        + sentence(generation_markup.left_over(seen.places, 0)),
+    )
+
+
+def _explained(sampling: Sampling) -> str:
+    """What is done between the logits and the choice, in sentences."""
+    told = ["A softmax makes probabilities of the logits."]
+    if sampling.repetition_penalty != 1:
+        told.append("The repetition penalty lowers the logits of tokens that have occurred.")
+    if sampling.greedy:
+        return " ".join([*told, "At temperature 0 the likeliest token is taken."])
+    told.append("The temperature divides the logits: below 1 likely tokens gain, above 1 unlikely ones do.")
+    if sampling.top_k:
+        told.append("Top-k keeps the k highest.")
+    if sampling.top_p < 1:
+        told.append("Top-p keeps the likeliest that together reach p.")
+    told.append("A softmax follows each step; a token is drawn with the probabilities of the last one.")
+    return " ".join(told)
+
+
+def draw_text(seen: Inside) -> str:
+    """The text, each token in the colour of its probability, with remarks."""
+    forks = seen.ran.written[seen.index].forks
+    shares = seen.places.taken.tolist()[: len(seen.pieces)]
+    remarks = []
+    if seen.left_out:
+        remarks.append(f"The first {MOST_INSIDE} tokens are shown; {seen.left_out:,} more are left out.")
+    if seen.off > CLOSE:
+        remarks.append(
+            f"Read at once, tokens have probabilities that differ by up to {seen.off:.4f} from those of the "
+            f"run, by rounding: the weights are {seen.architecture.dtype}."
+        )
+    told = sentence(generation_markup.ENTROPY) if seen.pieces else ""
+    text = generation_markup.written(seen.pieces, shares, forks)
+    return text + "".join(map(markup.remark, remarks)) + told
+
+
+def draw_entropy(seen: Inside) -> go.Figure | None:
+    """Entropy along the text; None if there is no text."""
+    if not seen.pieces:
+        return None
+    return generation_markup.entropy_line(seen.places.entropies, [piece.text for piece in seen.pieces])
+
+
+def draw_alternatives(seen: Inside | None, place: int) -> str:
+    """What else could have stood at a place. Raises InputError for one that is not there."""
+    if seen is None or not 0 <= place < len(seen.pieces):
+        raise InputError("That token is not there any more. Press one of the text as it stands now.")
+    lead = [seen.names[one] for one in seen.ran.prompt[-CONTEXT:]]
+    context = [*lead, *(piece.text for piece in seen.pieces[:place])]
+    before = "".join(map(readable, context[-CONTEXT:]))
+    return generation_markup.alternatives(seen.places, seen.names, place, before)
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A continuation from another token, so far; status only when it is complete.
+
+    Both texts are `shared` and what follows: original, or the chosen token and text.
+    """
+
+    shared: str
+    original: str
+    chosen: str
+    text: str
+    written: Written
+    status: Status | None = None
+
+
+@survives_out_of_memory
+def branch(
+    seen: Inside,
+    place: int,
+    column: int,
+    models: ModelManager,
+    report: Report = unreported,
+    stopped: Stopped = never,
+) -> Iterator[Branch]:
+    """Take another candidate at a place and continue from there, with the settings of the run.
+
+    As many new tokens follow as were asked for, or as the checkpoint takes. An end token ends the text.
+    Raises InputError where there is no such candidate, or no room.
+    """
+    before, chosen = _forked(seen, place, column)
+    ran, origin = seen.ran, seen.ran.written[seen.index]
+    forks = (*(fork for fork in origin.forks if fork < place), place)
+    with models.use(OFFER, ran.checkpoint, report, stopped) as loaded:
+        started = time.perf_counter()
+        ends = chosen.id in end_tokens(loaded.model)
+        start = before if ends else (*before, chosen)
+        ids = [*ran.prompt, *(token.id for token in start)]
+        most = 0 if ends else min(ran.request.most, _positions(loaded) - len(ids))
+        if most < 1 and not ends:
+            raise InputError(
+                f"This checkpoint takes {_positions(loaded)} tokens in all, and they are used up."
+            )
+        rows = ids_of([before, start, origin.tokens])
+        # A character may begin before the branch point and end after it.
+        shared, with_chosen = postprocess(list(ran.prompt), rows[:2], loaded, complete=False)
+        (full,) = postprocess(list(ran.prompt), rows[2:], loaded, complete=True)
+        name = readable(seen.names[chosen.id])
+        named = with_chosen[len(shared) :] or name
+
+        def so_far(tokens: list[Token], ended: bool, status: Status | None = None) -> Branch:
+            (text,) = postprocess(list(ran.prompt), ids_of([[*start, *tokens]]), loaded, bool(status))
+            end = chosen.id if ends else None
+            written = Written((*start, *tokens), ended, end, forks, name, seen.index)
+            return Branch(shared, full[len(shared) :], named, text[len(with_chosen) :], written, status)
+
+        tokens: list[Token] = []
+        ended, shown = ends, 0.0
+        for (token,) in decode(loaded, _row(ids).to(loaded.device), most, ran.request.sampling, stopped):
+            if token is None:
+                ended = True
+                continue
+            tokens.append(token)
+            if (now := time.perf_counter()) - shown >= SHOW_EVERY:
+                shown = now
+                yield so_far(tokens, ended)
+        remarks = [f"{len(tokens)} tokens."]
+        if len(tokens) == most < ran.request.most and not ends:
+            remarks.append(f"No more fit: this checkpoint takes {_positions(loaded)} tokens in all.")
+        if stopped():
+            remarks.append("Stopped.")
+        yield so_far(tokens, ended, status_of(loaded, started, tuple(remarks)))
+
+
+def _forked(seen: Inside, place: int, column: int) -> tuple[tuple[Token, ...], Token]:
+    """The tokens before a place, and the candidate there with the model's own probability."""
+    if not 0 <= place < len(seen.pieces) or column not in seen.places.candidates(place):
+        raise InputError("That token is not among the alternatives. Press one of those shown.")
+    chosen = Token(int(seen.places.ids[place, column]), float(seen.places.probabilities[0, place, column]))
+    return seen.ran.written[seen.index].tokens[:place], chosen
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Attention `[query, key]` of one layer and head over the first tokens of prompt and text, NaN if masked.
+
+    layers, heads: how many there are to choose from; left_out: tokens after those; divided: whether rows
+    were divided by their sums.
+    """
+
+    tokens: tuple[str, ...]
+    weights: np.ndarray
+    layers: int
+    heads: int
+    left_out: int
+    divided: bool
+
+
+def reader(loaded: Loaded) -> Any:
+    """The model with attention that can be read."""
+    return eager(loaded.model)
+
+
+def look_at_attention(
+    ran: Ran, models: ModelManager, index: int = 0, layer: int = 0, head: int | None = None
+) -> Attention:
+    """Read the first tokens once more; later ones would change nothing in them. head None: mean of all.
+
+    A layer or head that the checkpoint does not have is its last one. Raises InputError where there is no
+    attention.
+    """
+    ids = [*ran.prompt, *(token.id for token in ran.written[index].tokens)]
+    with models.use(OFFER, ran.checkpoint) as loaded:
+        model = loaded.share(reader)
+        tokens = _row(ids[:MOST_ATTENDING]).to(loaded.device)
+
+        def step() -> tuple[np.ndarray, int, int]:
+            output = model(input_ids=tokens, use_cache=False, output_attentions=True)
+            # Architectures without queries and keys have something else of that name, or nothing.
+            maps = [one for one in output.get("attentions") or () if one is not None and one.dim() == 4]
+            if not maps:
+                raise InputError("This architecture has no attention weights to show.")
+            heads = maps[min(layer, len(maps) - 1)][0].float()
+            one = heads.mean(0) if head is None else heads[min(head, len(heads) - 1)]
+            return one.cpu().numpy(), len(maps), len(heads)
+
+        weights, layers, heads = loaded.compute(step)
+        masked, divided = alternatives.causal(weights)
+        with loaded.lock:
+            names = names_of(ids[:MOST_ATTENDING], loaded.processor)
+        shown = tuple(names[one] for one in ids[:MOST_ATTENDING])
+        return Attention(shown, masked, layers, heads, max(len(ids) - MOST_ATTENDING, 0), divided)
+
+
+def attention_remarks(seen: Attention) -> str:
+    """How to read the map, and what is not on it."""
+    told = [
+        "Queries down, keys across: each row shows where a token looks, and sums to 1. Grey is the causal "
+        "mask: no token looks at those after it."
+    ]
+    if seen.left_out:
+        told.append(f"The first {MOST_ATTENDING} tokens are drawn, {seen.left_out:,} are left out.")
+    if seen.divided:
+        told.append("The rows were divided by their sums, which half precision had moved off 1.")
+    return sentence(" ".join(told))
+
+
+def titles(ran: Ran) -> list[tuple[str, int]]:
+    """What a selector of continuations offers: the title of each, and its number from 1 on."""
+    shown: list[tuple[str, int]] = []
+    for number, written in enumerate(ran.written, 1):
+        title = f"Sequence {number}"
+        if written.forks:
+            place = written.forks[-1] + 1
+            title = f"{number}: branch of {written.origin + 1}, “{written.chosen}” as token {place}"
+        shown.append((title, number))
+    return shown
+
+
+def same_run(book: Ran | None, ran: Ran | None) -> bool:
+    """Whether one is the other with branches added."""
+    if book is None or ran is None:
+        return False
+    first = min(len(book.written), len(ran.written))
+    return replace(book, written=book.written[:first]) == replace(ran, written=ran.written[:first])
+
+
+def pressed_at(event: Any) -> int:
+    """The number of the button that was pressed; -1 for what no button sends."""
+    place = (event._data or {}).get("place")
+    return place if isinstance(place, int) else -1
+
+
+def build_inside(page: ui.Page, ran: gr.State, models: ModelManager) -> None:
+    """The drawer: stations, the coloured text and its entropy, alternatives and branches, attention."""
+    with page.drawer("Inside") as drawer:
+        which = gr.Dropdown(label="Text", visible=False, info="Branches that you make are added here.")
+        told = gr.HTML()
+        coloured = gr.HTML(js_on_load=generation_markup.BUTTONS)
+        curve = gr.Plot(show_label=False)
+        others = gr.HTML(js_on_load=generation_markup.BUTTONS)
+        problem = gr.HTML(elem_classes="said")
+        stop = gr.Button("Stop", variant="stop", visible=False, size="sm")
+        status = gr.HTML(elem_classes="said")
+        parted = gr.HTML()
+        attending = drawer.drawer("Attention and its causal mask")
+        with attending:
+            with gr.Row():
+                layer = gr.Dropdown([1], value=1, label="Layer", min_width=120)
+                head = gr.Dropdown(["mean"], value="mean", label="Head", min_width=120)
+            how = gr.HTML()
+            attention = gr.Plot(show_label=False, elem_classes="scrolls")
+    # The run with the branches made since; what is looked at; the place and the candidate pressed; a branch.
+    book, seen, place, column, grown = gr.State(), gr.State(), gr.State(), gr.State(), gr.State()
+
+    def show(book: Ran, number: int) -> tuple[Any, ...]:
+        inside = look_inside(book, models, number - 1)
+        return inside, draw_inside(inside), draw_text(inside), draw_entropy(inside), "", None
+
+    def show_first(ran: Ran, book: Ran | None, seen: Inside | None) -> tuple[Any, ...]:
+        if seen is not None and same_run(book, ran):  # opened again: what a visitor has pressed stays
+            return (gr.skip(),) * (5 + len(drawn))
+        choices = titles(ran)
+        chosen = gr.update(choices=choices, value=1, visible=len(choices) > 1)
+        return ran, chosen, "", "", "", *show(ran, 1)
+
+    drawn = [seen, told, coloured, curve, others, place]
+    drawer.shows(show_first, [ran, book, seen], [book, which, parted, problem, status, *drawn])
+    drawer.changes(which, show, [book, which], drawn)
+
+    def press(seen: Inside | None, event: gr.EventData) -> tuple[Any, ...]:
+        try:
+            with ui.shown(page.demo.name):
+                pressed = pressed_at(event)
+                return pressed, draw_alternatives(seen, pressed), ""
+        except DemoError as error:
+            return None, "", markup.problem(str(error))
+
+    coloured.click(press, [seen], [place, others, problem], **ui.QUIET)
+
+    def choose(event: gr.EventData) -> tuple[int, None]:
+        return pressed_at(event), None
+
+    def go_on(*values: Any) -> Iterator[tuple[Any, ...]]:
+        seen, place, column, report, stopped = values
+        if seen is None or place is None:
+            raise InputError("Press a token of the text first, then the one to continue with.")
+        for one in branch(seen, place, column, models, report, stopped):
+            request = seen.ran.request
+            lead = request.prompt if request.mode == "completion" else ""
+            drawn = generation_markup.branches(lead, one.shared, one.original, one.chosen, one.text)
+            yield drawn, (seen.ran, one.written) if one.status else gr.skip(), one.status
+
+    def adopt(book: Ran | None, grown: tuple[Ran, Written] | None) -> tuple[Any, Any]:
+        if book is None or grown is None or not same_run(book, grown[0]) or grown[1] in book.written:
+            return gr.skip(), gr.skip()
+        more = replace(book, written=(*book.written, grown[1]))
+        return more, gr.update(choices=titles(more), visible=True)
+
+    chosen = others.click(choose, None, [column, grown], **ui.QUIET)
+    inputs, outputs = [seen, place, column], [parted, grown]
+    gone_on = page.also_runs(chosen.then, stop, go_on, inputs, outputs, (problem, status))
+    gone_on.then(adopt, [book, grown], [book, which], **ui.QUIET)
+
+    def attend(opened: bool, ran: Ran, book: Ran | None, number: int | None, *picked: Any) -> Any:
+        if not opened or ran is None:
+            return (gr.skip(),) * 4
+        index = (number or 1) - 1
+        if book is None or not same_run(book, ran) or index >= len(book.written):
+            book, index = ran, 0
+        layer, head = picked
+        of_all = head == "mean"
+        seen = look_at_attention(book, models, index, layer - 1, None if of_all else head - 1)
+        layer, head = min(layer, seen.layers), head if of_all else min(head, seen.heads)
+        name = "mean of all heads" if of_all else f"head {head}"
+        lines = titles(book)[index][0], f"layer {layer}, {name}"
+        return (
+            gr.update(choices=list(range(1, seen.layers + 1)), value=layer),
+            gr.update(choices=["mean", *range(1, seen.heads + 1)], value=head),
+            attention_remarks(seen),
+            generation_markup.causal_map(seen.weights, seen.tokens, *lines),
+        )
+
+    asked, answered = [ran, book, which, layer, head], [layer, head, how, attention]
+    attending.shows(lambda *values: attend(True, *values), asked, answered)
+    for selector in (which, layer, head):
+        attending.changes(selector, attend, [attending.opened, *asked], answered)
 
 
 def build(demo: Demo, models: ModelManager, settings: object, line: Line) -> None:
@@ -227,6 +757,7 @@ def build(demo: Demo, models: ModelManager, settings: object, line: Line) -> Non
         seed = gr.Number(0, label="Seed", precision=0, info="Same seed, same text.")
     with page.results():
         answer = gr.HTML(ui.EMPTY, label="Continuations")
+    ran = gr.State()
     knobs = [prompt, most, sequences, temperature, top_k, top_p, penalty, seed, mode]
 
     def act(*values: Any) -> Iterator[tuple[Any, ...]]:
@@ -237,11 +768,13 @@ def build(demo: Demo, models: ModelManager, settings: object, line: Line) -> Non
             yield (
                 markup.sequences(lead, result.sequences),
                 gr.update(visible=result.chat) if result.status else gr.skip(),
+                result.ran or gr.skip(),
                 result.status,
             )
 
-    page.runs(act, knobs, [answer, mode])
+    page.runs(act, knobs, [answer, mode, ran])
     page.examples(EXAMPLES, [prompt])
+    build_inside(page, ran, models)
 
     def generate(
         prompt: str,

@@ -395,7 +395,7 @@ KNOBS = (8, 2, 0, 50, 0.95, 1, 0)  # new tokens, sequences, temperature, top-k, 
 
 def test_the_button_shows_both_sequences_after_the_prompt(models):
     steps = tiny.tab(generation.DEMO, models).press(PROMPT, *KNOBS, "completion")
-    answer, mode, problem, status = steps[-1]
+    answer, mode, _, problem, status = steps[-1]
     assert answer.count(f'<span class="prompt">{PROMPT}</span>') == 2
     assert "Sequence 2" in answer
     assert mode["visible"] is False, "there is nothing to choose without a template"
@@ -405,7 +405,7 @@ def test_the_button_shows_both_sequences_after_the_prompt(models):
 
 def test_a_chat_checkpoint_offers_the_mode():
     models = tiny.manager(tiny.llama(chat=True))
-    answer, mode, problem, _ = tiny.tab(generation.DEMO, models).press("Hello", *KNOBS, "chat")[-1]
+    answer, mode, _, problem, _ = tiny.tab(generation.DEMO, models).press("Hello", *KNOBS, "chat")[-1]
     assert mode["visible"] is True
     assert '<span class="prompt"></span>' in answer
     assert problem == ""

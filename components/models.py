@@ -261,6 +261,28 @@ class ModelManager:
         finally:
             self._leave(key, slot)
 
+    def fetched(
+        self,
+        offer: Offer,
+        choice: str = "auto",
+        report: Report = unreported,
+        stopped: Stopped = never,
+        fetch: Callable[[Checkpoint, Report], Path] | None = None,
+    ) -> tuple[Checkpoint, Path]:
+        """The checkpoint of what the visitor chose and its folder; nothing of it is loaded.
+
+        fetch: how the folder comes here, if not as for a model, such as without its weights.
+        Raises CheckpointError if it cannot be had, Cancelled if the visitor stops while it is on its way.
+        """
+        checkpoint, _ = self._choose(offer, choice)
+
+        def tell(progress: Progress) -> None:
+            if stopped():
+                raise Cancelled("Stopped while files were on their way.")
+            report(progress)
+
+        return checkpoint, (fetch or self._fetch)(checkpoint, tell)
+
     def unload(self, name: str) -> bool:
         """Let go what is idle of the checkpoint of that name, pinned or not; whether there was any.
 

@@ -1379,6 +1379,33 @@ def test_copies_on_the_cpu_have_a_budget_of_their_own_unless_one_is_given():
         assert [row.device for row in models.snapshot()] == kept
 
 
+def test_a_folder_can_be_had_without_loading_what_is_in_it():
+    world = World()
+    models = world.manager()
+    told: list[Progress] = []
+    world.before_fetch = lambda checkpoint, report: report(Progress("downloading", 1, 2))
+    checkpoint, folder = models.fetched(OFFER, "a", told.append)
+    assert (checkpoint, folder) == (named("a"), Path("/nowhere/a"))
+    assert told == [Progress("downloading", 1, 2)]
+    assert world.fetched == ["a"] and world.loads == [] and models.snapshot() == []
+
+
+def test_a_folder_can_come_another_way():
+    world = World()
+    way = world.manager().fetched(
+        OFFER, "a", fetch=lambda checkpoint, report: Path("/light") / checkpoint.name
+    )
+    assert way == (named("a"), Path("/light/a"))
+    assert world.fetched == []
+
+
+def test_a_visitor_who_stops_ends_the_way_of_a_folder():
+    world = World()
+    world.before_fetch = lambda checkpoint, report: report(Progress("downloading", 1, 2))
+    with pytest.raises(Cancelled):
+        world.manager().fetched(OFFER, "a", stopped=lambda: True)
+
+
 # The real loader
 
 

@@ -21,6 +21,7 @@ from benchmarks.quality import read_labelled, read_records, read_references
 from benchmarks.rounds import Side, alternate, evenly
 from components import sources
 from components.checkpoints import Offer
+from components.errors import CheckpointError
 from components.progress import unreported
 from components.settings import parse
 from components.wheels import WHISPER
@@ -164,6 +165,8 @@ def starter_folders() -> dict[str, str]:
     starters = parse([], os.environ).cache / "starters"
 
     def folder(offer: Offer) -> Path:
+        if offer.starter is None:
+            raise CheckpointError(f"There is no starter beside {offer.course.name}.")
         # Only what comes from the hub asks how much memory there is.
         return sources.fetch(offer.starter, starters, unreported, lambda: 0, bytes_per_parameter=4)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import inspect
 import logging
 import secrets
@@ -40,7 +41,20 @@ QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 CLOSING = "The app is shutting down and did not finish this run. Try again in a minute."
 STOPPED = '<p class="line" role="status">Stopped.</p>'
 NOT_YET = "Nothing has run on this tab yet. Press Run above, and what happened is shown here."
+PROGRAM = "<p>This program gives the result of the last run without this app, with transformers alone.</p>"
 EMPTY = f'<p class="empty">{INVITATION}</p>'
+# See Drawer.picks and Drawer.saves.
+PICK = """element.addEventListener("click", (event) => {
+  const button = event.target.closest("button[value]");
+  if (button) trigger("select", {picked: button.value});
+});"""
+SAVE = """(file) => {
+  if (!file) return;
+  const link = document.createElement("a");
+  link.href = file.url;
+  link.download = file.orig_name;
+  link.click();
+}"""
 
 
 def theme() -> gr.themes.Base:
@@ -74,9 +88,7 @@ class Page:
     """The skeleton of a tab: what it is; inputs left, answer right; status, examples and endpoints."""
 
     def __init__(self, demo: Demo, line: Line) -> None:
-        """Raises ValueError for a tab without checkpoints."""
-        if demo.offer is None:
-            raise ValueError(f"{demo.name} has no checkpoints to run")
+        """A tab that offers no checkpoints has no dropdown of them, and what it runs gets none."""
         self.demo = demo
         self._line = line
         self._visits: dict[str, tuple[Ticket, Told]] = {}  # by session
@@ -86,7 +98,9 @@ class Page:
                 self._inputs = gr.Column()
                 with gr.Column():
                     self.problem = gr.HTML(visible=True, elem_classes="problem")
-                    self._options = gr.Accordion("Options and checkpoint", open=False)
+                    self._options = gr.Accordion(
+                        "Options and checkpoint", open=False, visible=demo.offer is not None
+                    )
                     with gr.Row():
                         self._run = gr.Button("Run", variant="primary", elem_classes="run")
                         self._stop = gr.Button("Stop", variant="stop", visible=False, elem_classes="stop")
@@ -96,15 +110,11 @@ class Page:
         self._below = gr.Column()
         self._drawers = gr.Column()
         self._ran: Any = None  # the event of a run, once there is one
-        with self._options:
-            self.checkpoint = gr.Dropdown(
-                choices=_choices(demo.offer),
-                value="auto",
-                label="Checkpoint",
-                info="Pick one, or type any owner/name or owner/name@revision of the hub.",
-                allow_custom_value=True,
-                filterable=True,
-            )
+        self._choice: list[gr.components.Component] = []
+        if demo.offer:
+            with self._options:
+                self.checkpoint = checkpoint_dropdown(demo.offer)
+            self._choice = [self.checkpoint]
 
     def inputs(self) -> gr.Column:
         """Where the input and the one or two options that matter go; use it in a `with`."""
@@ -137,7 +147,8 @@ class Page:
         inputs: Sequence[gr.components.Component],
         outputs: Sequence[gr.components.Component],
     ) -> None:
-        """Run `act(*input values, checkpoint, report, stopped)` on a click or Ctrl+Enter.
+        """Run `act(*input values, checkpoint, report, stopped)` on a click or Ctrl+Enter; without checkpoint
+        for a tab that offers none.
 
         It returns, or yields, a tuple of one value for each output and the Status; while a generator
         is at work, None or its Progress instead. What it yields stands for all before it, of which some
@@ -149,10 +160,40 @@ class Page:
         self._ran = gr.on(
             [self._run.click],
             self._handler(act, outputs),
-            [*inputs, self.checkpoint],
+            [*inputs, *self._choice],
             [*outputs, self._stop, self.problem, self.status],
             show_progress="hidden",
             show_progress_on=[self.status],
+            concurrency_limit=None,
+            api_visibility="private",
+        )
+
+    def also_runs(
+        self,
+        after: Callable[..., Any],
+        stop: gr.Button,
+        act: Callable[..., Any],
+        inputs: Sequence[gr.components.Component],
+        outputs: Sequence[gr.components.Component],
+        said: tuple[gr.HTML, gr.HTML],
+    ) -> Any:
+        """Run `act(*input values, report, stopped)` on another event than Run, in the tab's line as well.
+
+        after: what takes a listener, such as `button.click`; stop: its own Stop button, hidden at first;
+        said: where a problem and the status line go. What it ran before for this visitor is ended, a run by
+        the Run button is not. Gives the event.
+        """
+        other = copy.copy(self)
+        other._visits = {}
+        stop.click(other._stop_now, None, None, queue=False, api_visibility="private")
+        if isinstance(Context.root_block, gr.Blocks):
+            Context.root_block.unload(other._stop_now)
+        return after(other._stop_now, None, None, **QUIET).then(
+            other._handler(act, outputs),
+            list(inputs),
+            [*outputs, stop, *said],
+            trigger_mode="multiple",
+            show_progress="hidden",
             concurrency_limit=None,
             api_visibility="private",
         )
@@ -163,14 +204,31 @@ class Page:
         act: Callable[..., Any],
         inputs: Sequence[gr.components.Component],
         outputs: Sequence[gr.components.Component],
-    ) -> None:
-        """Call `act` with the inputs' values when the visitor picks something; a DemoError is shown."""
-        _changes(selector, act, inputs, outputs, self.problem, self.demo.name)
+    ) -> Any:
+        """Call `act` with the inputs' values when the visitor picks something; a DemoError is shown.
+
+        Gives the event, for drawers that follow it.
+        """
+        return _changes(selector, act, inputs, outputs, self.problem, self.demo.name)
 
     def drawer(self, title: str) -> Drawer:
         """What is folded away below the examples; use it in a `with`, after `runs`."""
         with self._drawers:
             return Drawer(title, self.demo.name, self._ran)
+
+    def code(self, write: Callable[[Any], str], record: gr.State) -> None:
+        """The drawer "Code": the program that `write` makes of what is remembered of the last run."""
+        with self.drawer("Code") as drawer:
+            gr.HTML(PROGRAM, elem_classes="said")
+            # Wrapped, because a page that is scrolled sideways does not fit on a phone.
+            program = gr.Code(
+                language="python",
+                label="Python",
+                interactive=False,
+                wrap_lines=True,
+                elem_classes="program",
+            )
+        drawer.shows(write, [record], [program])
 
     def _stop_now(self, request: gr.Request) -> None:
         """End what runs for this visitor: Stop was pressed, or the page was closed."""
@@ -265,20 +323,32 @@ class Drawer:
     def __exit__(self, *error: Any) -> None:
         self._fold.__exit__(*error)
 
+    @property
+    def opened(self) -> gr.State:
+        """Whether it is open, as an input of what need not be computed in a closed one."""
+        return self._open
+
     def drawer(self, title: str) -> Drawer:
         """One inside this one, with what takes longer; make it in the `with` of this one."""
-        return Drawer(title, self._name, self._ran)
+        inner = Drawer(title, self._name, self._ran)
+        # Open in a closed one, it would be computed unseen after each run.
+        self._fold.collapse(
+            lambda: (False, gr.Accordion(open=False)), None, [inner._open, inner._fold], **QUIET
+        )
+        return inner
 
     def shows(
         self,
         look: Callable[..., Any],
         inputs: Sequence[gr.components.Component],
         outputs: Sequence[gr.components.Component],
+        after: Sequence[Any] = (),
     ) -> None:
         """Call `look` with the inputs' values when this is opened, and after each run while it is open.
 
         The first input is what is remembered of the last run, None before there is one. `look` returns a
-        value for each output, in a tuple if there are several. A DemoError is shown here.
+        value for each output, in a tuple if there are several. A DemoError is shown here. after: events
+        besides a run after which an open one is computed anew, such as those that `changes` gives.
         """
         unchanged, emptied = (gr.skip(),) * len(outputs), tuple(map(_emptied, outputs))
 
@@ -300,7 +370,8 @@ class Drawer:
         shown_on: dict[str, Any] = {"show_progress": "minimal", "api_visibility": "private"}
         self._fold.expand(opened, inputs, [self._open, *outputs, self._said], **shown_on)
         self._fold.collapse(lambda: False, None, self._open, **QUIET)
-        self._ran.then(update, [self._open, *inputs], [*outputs, self._said], **shown_on)
+        for event in (self._ran, *after):
+            event.then(update, [self._open, *inputs], [*outputs, self._said], **shown_on)
 
     def changes(
         self,
@@ -311,6 +382,83 @@ class Drawer:
     ) -> None:
         """Call `act` with the inputs' values when the visitor picks something; a DemoError is shown here."""
         _changes(selector, act, inputs, outputs, self._said, self._name)
+
+
+    def picks(
+        self,
+        buttons: gr.HTML,
+        act: Callable[..., Any],
+        inputs: Sequence[gr.components.Component],
+        outputs: Sequence[gr.components.Component],
+    ) -> None:
+        """Call `act` with the value of a button that was pressed and the inputs' values.
+
+        buttons: an HTML made with `js_on_load=ui.PICK`, whose buttons have a `value`. A DemoError is shown.
+        """
+
+        def picked(event: gr.EventData, *values: Any) -> tuple[Any, ...]:
+            try:
+                with shown(self._name):
+                    answer = act(str(event.picked), *values)
+                    return (*(answer if len(outputs) > 1 else (answer,)), "")
+            except DemoError as error:
+                return (*(gr.skip(),) * len(outputs), markup.problem(str(error)))
+
+        buttons.select(picked, list(inputs), [*outputs, self._said], **QUIET)
+
+    def saves(
+        self, button: gr.Button, make: Callable[..., str], inputs: Sequence[gr.components.Component]
+    ) -> None:
+        """Press a button to have a file made and downloaded at once; `make` gives its path, see `download`.
+
+        A DemoError is shown here.
+        """
+        file = gr.DownloadButton(visible=False)
+
+        def saved(*values: Any) -> tuple[Any, str]:
+            try:
+                with shown(self._name):
+                    return make(*values), ""
+            except DemoError as error:
+                return None, markup.problem(str(error))
+
+        made = button.click(saved, list(inputs), [file, self._said], **QUIET)
+        made.then(None, file, None, js=SAVE, **QUIET)
+
+
+def attribution(
+    inside: Drawer,
+    ran: gr.State,
+    texts: Callable[[Any], Sequence[str]],
+    look: Callable[[Any, int, int | None], tuple[Sequence[str], int, str]],
+) -> None:
+    """A drawer in Inside: which tokens carried a decision? Make it in the `with` of Inside.
+
+    texts: what is remembered of the last run -> the texts to choose from; look: that, the number of a text,
+    and of a label or None for the first of them all -> the labels to choose from, the one it was, HTML.
+    """
+    with inside.drawer("Attribution: which tokens carried the decision?") as drawer:
+        with gr.Row():
+            text = gr.Dropdown([], label="Text", visible=False)
+            label = gr.Dropdown([], label="Label asked about", visible=False)
+        carried = gr.HTML()
+
+    def another_text(record: Any, text: int | None) -> tuple[Any, str]:
+        labels, chosen, html = look(record, text or 0, None)
+        return gr.update(choices=_numbered(labels), value=chosen, visible=True), html
+
+    def first(record: Any) -> tuple[Any, Any, str]:
+        names = _numbered([one[:80] for one in texts(record)])
+        return gr.update(choices=names, value=0, visible=len(names) > 1), *another_text(record, 0)
+
+    drawer.shows(first, [ran], [text, label, carried])
+    drawer.changes(text, another_text, [ran, text], [label, carried])
+    drawer.changes(label, lambda *picked: look(*picked)[2], [ran, text, label], [carried])
+
+
+def _numbered(names: Sequence[str]) -> list[tuple[str, int]]:
+    """Choices of a dropdown whose values are places: names may occur twice."""
+    return [(name, place) for place, name in enumerate(names)]
 
 
 class Told:
@@ -351,7 +499,7 @@ def _changes(
     outputs: Sequence[gr.components.Component],
     said: gr.HTML,
     name: str,
-) -> None:
+) -> Any:
     def handler(*values: Any) -> tuple[Any, ...]:
         try:
             with shown(name):
@@ -360,8 +508,15 @@ def _changes(
         except DemoError as error:
             return (*(gr.skip(),) * len(outputs), markup.problem(str(error)))
 
-    # All selectors have this event.
-    selector.input(handler, inputs, [*outputs, said], show_progress="minimal", api_visibility="private")
+    # All selectors have this event. A slider moves on while one move is being answered: the last one counts.
+    return selector.input(
+        handler,
+        inputs,
+        [*outputs, said],
+        show_progress="minimal",
+        trigger_mode="always_last",
+        api_visibility="private",
+    )
 
 
 def _start(line: Line, demo: Demo, act: Callable[..., Any], values: tuple[Any, ...], told: Told) -> Ticket:
@@ -528,7 +683,30 @@ def _steps(answer: Any) -> Iterator[Any]:
         yield answer
 
 
-def _choices(offer: Offer) -> list[tuple[str, str]]:
+def checkpoint_dropdown(offer: Offer, label: str = "Checkpoint", value: str = "auto") -> gr.Dropdown:
+    """What an offer holds, or any name of the hub that a visitor types."""
+    return gr.Dropdown(
+        choices=choices(offer),
+        value=value,
+        label=label,
+        info="Pick one, or type any owner/name or owner/name@revision of the hub.",
+        allow_custom_value=True,
+        filterable=True,
+    )
+
+
+def other(offer: Offer) -> str:
+    """What may be set against "auto": the starter where there is one, else an alternative."""
+    return "starter" if offer.starter else next((one.name for one in offer.alternatives), "auto")
+
+
+def choices(offer: Offer) -> list[tuple[str, str]]:
+    """What a dropdown of an offer's checkpoints shows, with the choice that each stands for."""
+    if offer.starter is None:
+        return [
+            (f"Course: {offer.course.name}", "auto"),
+            *((checkpoint.name, checkpoint.name) for checkpoint in offer.alternatives),
+        ]
     return [
         ("Automatic: the course's checkpoint, or the starter where there is no hub", "auto"),
         (f"Course: {offer.course.name}", "course"),
@@ -545,6 +723,10 @@ def _emptied(output: gr.components.Component) -> Any:
     selector = isinstance(output, gr.Dropdown) and not output.visible
     if selector or isinstance(output, gr.DownloadButton | gr.Dataframe):
         return gr.update(value=None, visible=False)
+    if isinstance(output, gr.Plot | gr.Audio) and not output.visible:
+        return gr.update(value=None, visible=False)
+    if isinstance(output, gr.Slider):
+        return gr.update(visible=False) if not output.visible else gr.skip()
     return gr.skip() if isinstance(output, gr.Radio | gr.Dropdown) else None
 
 

@@ -14,6 +14,7 @@ import wave
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import gradio as gr
@@ -40,14 +41,20 @@ BROWSER_OPTIONS = [
 ]
 SCREENSHOTS = os.environ.get("TOUR_SCREENSHOTS")
 TASKS = {demo.title: demo.task for demo in demos.discover()}
+
+
+def starter_of(tab: Any) -> str:
+    return tab.OFFER.starter.name
+
+
 # What the first example of each tab must give, on the starters, and the starter's name.
 FIRST = {
-    "Sentiment": (r"POSITIVE 7\d\.\d %", sentiment.OFFER.starter.name),
-    "Zero-shot": (r"education [67]\d\.\d %", zero_shot.OFFER.starter.name),
-    "Text generation": (r"So today, I just feel like\s*\w+", generation.OFFER.starter.name),
-    "Translation": (r"\bmaison\b", translation.OFFER.starter.name),
-    "Speech recognition": (r"\b(30|thirty) seconds\b", speech.OFFER.starter.name),
-    "Image classification": (r"\blion\b.* \d\d\.\d %", image.OFFER.starter.name),
+    "Sentiment": (r"POSITIVE 7\d\.\d %", starter_of(sentiment)),
+    "Zero-shot": (r"education [67]\d\.\d %", starter_of(zero_shot)),
+    "Text generation": (r"So today, I just feel like\s*\w+", starter_of(generation)),
+    "Translation": (r"\bmaison\b", starter_of(translation)),
+    "Speech recognition": (r"\b(30|thirty) seconds\b", starter_of(speech)),
+    "Image classification": (r"\blion\b.* \d\d\.\d %", starter_of(image)),
 }
 EVIL = "<img src=x onerror=alert(1)> and <b>bold</b>"
 PHONE, DESK = 390, 1280
@@ -316,7 +323,7 @@ def test_header_and_tabs(page):
     expect(header.get_by_role("heading", level=1)).to_have_text("Transformer Tour")
     expect(header).to_contain_text("See how Transformers solve tasks")
     expect(header.get_by_role("status")).to_have_text(re.compile("Models run on .+, starters only"))
-    expect(page.get_by_role("tab")).to_have_text(list(FIRST))
+    expect(page.get_by_role("tab")).to_have_text(list(TASKS))
     expect(page.get_by_role("tab", selected=True)).to_have_text("Sentiment")
 
 
@@ -485,7 +492,7 @@ def test_translation_draws_the_attention_that_is_asked_for(page):
     expect_answer(panel, r"\bmaison\b")
     expect(panel).to_contain_text("Translation, English to French")
     title, across, down = (panel.locator(name) for name in (".gtitle", ".xtick text", ".ytick text"))
-    expect(title).to_have_text(re.compile(r"^Encoder self-attention, layer 3\D+3"))
+    expect(title).to_have_text(re.compile(r"^Encoder self-attention,\s*layer 3\D+3"))
     words = across.all_text_contents()
     assert "".join(words).replace("␣", " ").strip() == "You like this house"
     assert down.all_text_contents() == words
@@ -493,21 +500,96 @@ def test_translation_draws_the_attention_that_is_asked_for(page):
     assert len(cells) == len(words) ** 2
     assert all(re.fullmatch(r"[01]\.\d\d", cell) for cell in cells)
 
-    panel.get_by_role("button", name="Which attention").click()
-    pick(panel, "Kind", "Cross-attention")
-    expect(title).to_have_text(re.compile(r"^Cross-attention, layer 3\D+3"))
-    assert across.all_text_contents() == words
+    panel.get_by_role("button", name="Inside").click()
+    expect(panel.locator(".station")).to_have_count(4)
+    panel.get_by_role("button", name="Attention explorer").click()
+    explored = panel.locator("#explored")
+    title, across, down = (explored.locator(name) for name in (".gtitle", ".xtick text", ".ytick text"))
+    expect(title).to_have_text(re.compile(r"^Cross-attention,\s*layer 3\D+3"))
+    expect(across).to_have_text(["You", "like", "this", "house"])
     assert "maison" in "".join(down.all_text_contents())
+    panel.get_by_label("Subwords merged into words").uncheck()
+    expect(across).to_have_text(words)
     pick(panel, "Layer", "1")
-    expect(title).to_have_text(re.compile(r"^Cross-attention, layer 1\D+3"))
+    expect(title).to_have_text(re.compile(r"^Cross-attention,\s*layer 1\D+3"))
     pick(panel, "Head", "4")
-    expect(title).to_have_text(re.compile(r"^Cross-attention, layer 1\D+3.*head 4$"))
-    panel.get_by_label("Special tokens").check()
+    expect(title).to_have_text(re.compile(r"^Cross-attention,\s*layer 1\D+3.*head 4$"))
+    pick(panel, "Special tokens", "shown")
     expect(across).to_have_text([*words, "</s>"])
     rows = len(down.all_text_contents())
-    cells = panel.locator(".heatmap-label text").all_text_contents()
+    cells = explored.locator(".heatmap-label text").all_text_contents()
     assert len(cells) == rows * (len(words) + 1)
     assert sum(map(float, cells)) == pytest.approx(rows, abs=0.005 * len(cells))
+
+    pick(panel, "Kind", "Decoder self-attention")
+    expect(title).to_have_text(re.compile("^Decoder self-attention"))
+    # The blank triangle has no numbers.
+    expect(explored.locator(".heatmap-label text", has_text=".")).to_have_count(rows * (rows + 1) // 2)
+    pick(panel, "Head", "all heads")
+    expect(explored.locator(".annotation-text")).to_have_text([f"head {i}" for i in (1, 2, 3, 4)])
+    pick(panel, "Layer", "all layers")
+    expect(explored.locator(".annotation-text")).to_have_count(12)
+    pick(panel, "Kind", "Cross-attention")
+    expect(title).to_have_text(re.compile(r"^Cross-attention,\s*all layers, all heads$"))
+
+
+def test_translation_words_tell_where_they_looked(page):
+    panel = open_tab(page, "Translation")
+    run(panel)
+    expect_done(panel)
+    panel.get_by_role("button", name="Inside").click()
+    panel.get_by_role("button", name="Attention explorer").click()
+    words, told = panel.locator(".looks button"), panel.locator(".looks [role=status]")
+    expect(words.first).to_have_attribute("aria-pressed", "true")
+    expect(told).to_have_text(re.compile("^“Tu” looked most at “.+” 0"))
+    word = panel.get_by_role("group", name="queries").get_by_role("button", name="maison")
+    word.click()
+    expect(word).to_have_attribute("aria-pressed", "true")
+    expect(told).to_have_text(re.compile("^“maison” looked most at “"))
+    keys = panel.get_by_role("group", name="keys").get_by_role("button")
+    expect(keys.locator("small")).to_have_count(4)
+    # By the keyboard alone: the one that was pressed keeps the focus.
+    keys.nth(3).focus()
+    page.keyboard.press("Enter")
+    expect(told).to_have_text(re.compile("^“house” was looked at most by “"))
+    expect(keys.nth(3)).to_be_focused()
+    expect(keys.locator("small")).to_have_count(0)
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Space")
+    expect(told).to_have_text(re.compile("^“this” was looked at most by “"))
+
+
+def test_translation_map_is_downloaded(context, page):
+    panel = open_tab(page, "Translation")
+    run(panel)
+    expect_done(panel)
+    panel.get_by_role("button", name="Inside").click()
+    panel.get_by_role("button", name="Attention explorer").click()
+    expect(panel.locator("#explored .xtick text")).to_have_count(4)
+    name, table = downloaded(panel, "Map as CSV")
+    assert name == "attention.csv"
+    head, *rows = table.splitlines()
+    assert head == "layer,head,query,You,like,this,house"
+    assert len(rows) == panel.locator("#explored .ytick text").count()
+    with page.expect_download() as download:
+        panel.get_by_role("button", name="Map as PNG").click()
+    assert download.value.suggested_filename == "attention.png"
+    with Image.open(download.value.path()) as picture:
+        assert picture.format == "PNG"
+        assert min(picture.size) > 400
+        assert picture.convert("RGBA").getpixel((0, 0)) == (255, 255, 255, 255)
+    with page.expect_download() as download:
+        panel.get_by_role("button", name="Map as HTML").click()
+    assert download.value.suggested_filename == "attention.html"
+    alone = context.new_page()
+    try:
+        asked: list[str] = []
+        alone.on("request", lambda request: asked.append(request.url))
+        alone.set_content(download.value.path().read_text("utf-8"))
+        expect(alone.locator(".xtick text")).to_have_text(["You", "like", "this", "house"])
+        assert not [url for url in asked if not url.startswith(("data:", "blob:"))], "it needs no network"
+    finally:
+        alone.close()
 
 
 def test_translation_of_two_sentences_lets_one_be_chosen(page):
@@ -524,6 +606,18 @@ def test_translation_of_two_sentences_lets_one_be_chosen(page):
     expect(across.filter(has_text="house")).to_have_count(1)
     expect(across.filter(has_text="weather")).to_have_count(0)
     expect_harmless(page)
+
+    panel.get_by_role("button", name="Inside").click()
+    panel.get_by_role("button", name="Attention explorer").click()
+    keys = panel.get_by_role("group", name="keys").get_by_role("button")
+    expect(keys.filter(has_text="house")).to_have_count(1)
+    expect(panel.locator(".block.said", has_text="Sentence 2 of 2")).to_have_count(1)
+    expect(keys.filter(has_text="<b>bold</b>")).to_have_count(1)
+    assert page.locator("img[src='x'], b b").count() == 0
+    pick(panel, "Sentence", "1: The weather")
+    expect(keys.locator("b")).to_have_text(["The", "weather", "is", "nice", "today."])
+    expect(panel.locator(".block.said", has_text="Sentence 1 of 2")).to_have_count(1)
+    expect(panel.locator(".token").first).to_contain_text("The")
 
     field(panel, "Text").fill("")
     run(panel)
@@ -747,3 +841,50 @@ def test_layout(context, app, theme, widths):
 
 def test_the_log_of_all_this_holds_no_error(app, log):
     assert not re.findall(r"Traceback.*|.*\berror [0-9a-f]{6} in\b.*", log.read_text())
+
+
+def test_inside_a_text_a_token_is_pressed_and_another_one_continued_with(page):
+    panel = open_tab(page, "Text generation")
+    number(panel, "New tokens").fill("8")
+    run(panel)
+    expect_done(panel)
+    panel.locator(".drawer button.label-wrap", has_text="Inside").first.click()
+    tokens = panel.locator(".pieces button")
+    tokens.first.focus()
+    for key in ("ArrowRight", "ArrowRight", "Enter"):
+        page.keyboard.press(key)
+    expect(panel.locator(".numbers .taken")).to_have_count(1)
+    expect(tokens.nth(2)).to_have_attribute("aria-pressed", "true")
+    other = panel.locator(".numbers button.piece").first
+    word = other.inner_text().removeprefix("␣")
+    other.click()
+    expect(panel.locator(".branches mark")).to_have_text(re.compile(re.escape(word)))
+    panel.locator(".drawer .line", has_text="ran in").wait_for()
+    panel.get_by_label("Text", exact=True).click()
+    page.get_by_role("option", name=re.compile("branch of 1")).click()
+    expect(panel.locator(".pieces .fork")).to_have_text(re.compile(re.escape(word)))
+    panel.locator(".drawer button.label-wrap", has_text="causal mask").click()
+    expect(panel.locator(".drawer .drawer .js-plotly-plot")).to_have_count(1)
+    expect(panel.get_by_role("alert")).to_have_count(0)
+
+
+def test_speech_plays_the_recording_from_a_word(page):
+    panel = open_tab(page, "Speech recognition")
+    run(panel)
+    expect_done(panel)
+    drawer = panel.locator(".drawer").filter(has_text="Inside")
+    drawer.get_by_role("button", name="Inside").click()
+    words = drawer.locator("button.word")
+    expect(words.first).to_be_visible()
+    expect(drawer.locator(".token.decoded b").last).to_have_text("<|endoftext|>")
+    expect(drawer.locator(".js-plotly-plot")).to_have_count(3)
+    drawer.locator("audio").evaluate(
+        "p => (window.player = p).addEventListener('seeking', () => { window.sought = p.currentTime; })"
+    )
+    for word, key in ((words.nth(5), None), (words.nth(9), "Enter")):
+        word.press(key) if key else word.click()
+        page.wait_for_function(
+            "begins => Math.abs(window.sought - begins) < 0.01 && !window.player.paused",
+            arg=float(word.get_attribute("data-from") or 0),
+        )
+        expect(drawer.locator(".word.now")).to_have_count(1)

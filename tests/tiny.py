@@ -124,6 +124,46 @@ def distilbert(labels: tuple[str, ...] = ("NEGATIVE", "POSITIVE"), problem: Any 
 
 
 @cache
+def masked_distilbert() -> Path:
+    """A DistilBERT with a masked language modelling head that takes 64 tokens."""
+    from transformers import BertTokenizer, DistilBertConfig, DistilBertForMaskedLM
+
+    _seed()
+    vocabulary = _wordpieces()
+    config = DistilBertConfig(
+        vocab_size=len(vocabulary),
+        dim=32,
+        n_layers=2,
+        n_heads=2,
+        hidden_dim=32,
+        max_position_embeddings=64,
+        initializer_range=WIDE,
+    )
+    tokenizer = BertTokenizer(vocabulary, model_max_length=512)
+    return _save("masked-distilbert", DistilBertForMaskedLM(config), tokenizer)
+
+
+@cache
+def masked_roberta() -> Path:
+    """A RoBERTa with a masked language modelling head and a byte vocabulary that takes 60 tokens."""
+    from transformers import RobertaConfig, RobertaForMaskedLM, RobertaTokenizer
+
+    _seed()
+    vocabulary = _bytes("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+    config = RobertaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=62,
+        initializer_range=WIDE,
+    )
+    tokenizer = RobertaTokenizer(vocabulary, [], model_max_length=512)
+    return _save("masked-roberta", RobertaForMaskedLM(config), tokenizer)
+
+
+@cache
 def bart(labels: tuple[str, ...] = ("contradiction", "neutral", "entailment")) -> Path:
     """A BART classifier with a byte vocabulary that takes 96 tokens."""
     from transformers import BartConfig, BartForSequenceClassification, BartTokenizer

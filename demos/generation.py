@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from components import alternatives, generation_markup, inside, markup, ui
+from components import alternatives, generation_markup, inside, markup, snippets, ui
 from components.alternatives import Places
 from components.checkpoints import Checkpoint, Hub, Offer, Recipe
 from components.decoding import Sampling, Step, Token, decode, end_tokens
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     import numpy as np
     import plotly.graph_objects as go
     import torch
+
+    from components.settings import Settings
 
 PROMPT = "So today, I just feel like"
 EXAMPLES = [
@@ -733,7 +735,24 @@ def build_inside(page: ui.Page, ran: gr.State, models: ModelManager) -> None:
         attending.changes(selector, attend, [attending.opened, *asked], answered)
 
 
-def build(demo: Demo, models: ModelManager, settings: object, line: Line) -> None:
+def code(ran: Ran, models: ModelManager, public: bool) -> str:
+    """The program that writes the sequences asked for; branches are not in it."""
+    asked = ran.request
+    with models.use(OFFER, ran.checkpoint) as loaded:
+        return snippets.generation(
+            snippets.place_of(loaded, public),
+            asked.prompt,
+            asked.most,
+            asked.sequences,
+            asked.sampling,
+            asked.mode,
+            positions=_positions(loaded),
+            ends=end_tokens(loaded.model),
+            cached="past_key_values" in inspect.signature(loaded.model.forward).parameters,
+        )
+
+
+def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> None:
     page = ui.Page(demo, line)
     with page.inputs():
         prompt = gr.Textbox(PROMPT, label="Prompt", lines=3, max_lines=12)
@@ -775,6 +794,7 @@ def build(demo: Demo, models: ModelManager, settings: object, line: Line) -> Non
     page.runs(act, knobs, [answer, mode, ran])
     page.examples(EXAMPLES, [prompt])
     build_inside(page, ran, models)
+    page.code(lambda ran: code(ran, models, settings.public), ran)
 
     def generate(
         prompt: str,

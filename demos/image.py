@@ -13,7 +13,7 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from components import inside, markup, saliency, ui
+from components import inside, markup, saliency, snippets, ui
 from components.batching import MOST, Batcher
 from components.checkpoints import Checkpoint, Hub, Offer, Recipe
 from components.demo import Demo, Status, status_of
@@ -393,6 +393,12 @@ def _draw_hidden(seen: Inside) -> str:
     return hidden_states(seen.hidden) + (sentence(features) if len(sizes) == 4 else "")
 
 
+def code(ran: Ran, models: ModelManager, public: bool) -> str:
+    """The program that names what is in a picture likewise."""
+    with models.use(OFFER, ran.checkpoint) as loaded:
+        return snippets.image(snippets.place_of(loaded, public), ran.top_k)
+
+
 def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> None:
     page = ui.Page(demo, line)
     examples = [gr.media.get_image(name) for name in EXAMPLES]
@@ -455,6 +461,8 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
     drawer.changes(layer, lambda maps, layer: saliency.draw_map(maps, layer - 1), [maps, layer], [overlay])
     # In the browser alone, and for the whole page: what a map is drawn into may be made anew.
     opacity.change(None, opacity, None, js=SET_OPACITY, **ui.QUIET)
+
+    page.code(lambda ran: code(ran, models, settings.public), ran)
 
     def classify_image(
         image: str, top_k: int = TOP_K, checkpoint: str = "auto", stopped: Stopped = never

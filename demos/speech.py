@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 import numpy as np
 
-from components import audio, hearing, inside, markup, sound_markup, spectrogram, transcripts, ui, whisper
+from components import (
+    audio,
+    hearing,
+    inside,
+    markup,
+    snippets,
+    sound_markup,
+    spectrogram,
+    transcripts,
+    ui,
+    whisper,
+)
 from components.audio import Audio
 from components.checkpoints import Checkpoint, Hub, Offer, Recipe
 from components.demo import Demo, Status, status_of
@@ -32,6 +43,7 @@ from components.progress import Progress, Report, Stopped, never, unreported
 from components.transcripts import Segment
 from components.wheels import WHISPER
 from components.whisper import Piece
+from components.windows import is_multilingual
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -529,6 +541,20 @@ def build_inside(page: ui.Page, ran: gr.State, models: ModelManager, minutes: fl
     drawer.changes(heads, other_heads, [ran, window, heads], listening)
 
 
+def code(ran: Ran, models: ModelManager, public: bool) -> str:
+    """The program that writes down the same windows."""
+    with models.use(OFFER, ran.checkpoint) as loaded:
+        return snippets.speech(
+            snippets.place_of(loaded, public),
+            ran.timestamps,
+            ran.language,
+            ran.task,
+            multilingual=is_multilingual(loaded.model),
+            seconds=loaded.processor.feature_extractor.chunk_length,
+            heard=snippets.heard_in(ran.pieces),
+        )
+
+
 def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> None:
     page = ui.Page(demo, line)
     with page.inputs():
@@ -594,6 +620,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
     page.runs(act, [sound, timestamps, language, task], [answer, timed, *files, language, ran])
     page.examples([[str(CLIP)], [gr.media.get_audio("cate_blanch.mp3")]], [sound])
     build_inside(page, ran, models, settings.max_audio_minutes)
+    page.code(lambda ran: code(ran, models, settings.public), ran)
 
     def transcribe(
         audio: str,

@@ -13,7 +13,7 @@ import gradio as gr
 import numpy as np
 
 from components import attention as explorer
-from components import inside, tables, ui
+from components import inside, snippets, tables, ui
 from components.attention import (
     ALL_HEADS,
     ALL_LAYERS,
@@ -573,6 +573,18 @@ def language_name(code: str) -> str:
     return LANGUAGES[code].title() if code in LANGUAGES else code
 
 
+def code(ran: Ran, models: ModelManager, public: bool) -> str:
+    """The program that translates the same sentences, with the attention of the first."""
+    with models.use(OFFER, ran.checkpoint) as loaded:
+        codes = loaded.processor.supported_language_codes
+        return snippets.translation(
+            snippets.place_of(loaded, public),
+            validate(ran.text),
+            positions=loaded.model.config.max_position_embeddings,
+            prefix=codes[0] if codes else "",
+        )
+
+
 def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> None:
     page = ui.Page(demo, line)
     with page.inputs():
@@ -624,6 +636,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
     picked = page.changes(sentence, other_sentence, [ran, sentence], [attention_state, figure, reading])
     page.examples([[example] for example in EXAMPLES], [text])
     build_inside(page, models, ran, sentence, attention_state, picked)
+    page.code(lambda ran: code(ran, models, settings.public), ran)
 
     def translate(text: str, checkpoint: str = "auto", stopped: Stopped = never) -> tuple[str, Any]:
         """The translation of a text, and the heatmap of its first sentence: encoder self-attention of the

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     import torch
 
@@ -47,7 +49,8 @@ class Architecture:
     """What a model is made of. family: "encoder", "decoder", "encoder-decoder" or "convolutional".
 
     layers, heads, hidden: None where the architecture has no such thing, or not the same one throughout;
-    of an encoder-decoder those of the encoder. parameters: how many numbers were learnt.
+    of an encoder-decoder those of the encoder, and decoder_layers, decoder_heads besides; of a convolutional
+    one its convolutions. parameters: how many numbers were learnt.
     """
 
     name: str
@@ -57,6 +60,8 @@ class Architecture:
     hidden: int | None
     parameters: int
     dtype: str
+    decoder_layers: int | None = None
+    decoder_heads: int | None = None
 
 
 def tokens_of(
@@ -66,7 +71,7 @@ def tokens_of(
 
     cut: for each input the text that was cut off, where any was.
     """
-    special = set(tokenizer.all_special_ids)
+    special = special_ids(tokenizer)
     rows = []
     for row, ids in enumerate(inputs["input_ids"].tolist()):
         mask = inputs["attention_mask"][row].tolist() if "attention_mask" in inputs else [1] * len(ids)
@@ -79,8 +84,44 @@ def tokens_of(
     return tuple(rows)
 
 
+def special_ids(tokenizer: Any) -> set[int]:
+    """Ids of tokens that stand for no part of a text; the one for unknown words does."""
+    # Some tokenizers have one token for unknown words and for the end.
+    names = ("bos_token", "eos_token", "sep_token", "cls_token", "pad_token", "mask_token")
+    others = {getattr(tokenizer, name, None) for name in names}
+    unknown = {tokenizer.unk_token_id} if tokenizer.unk_token not in others else set()
+    return set(tokenizer.all_special_ids) - unknown
+
+
+def cut_end(text: str, loaded: Loaded, limit: int, kept: str, pair: str | None = None) -> str:
+    """The end of a text that does not fit into `limit` tokens, with `pair` as its second sequence.
+
+    kept: what was read of it, by which it is found where the tokenizer tells no places.
+    """
+    tokenizer = loaded.processor
+    if not tokenizer.is_fast:
+        return _after(text, sum(not letter.isspace() for letter in kept))
+    with loaded.lock:
+        encoding = tokenizer(
+            text,
+            pair,
+            truncation="only_first",
+            max_length=limit,
+            return_offsets_mapping=True,
+        )
+    places = zip(encoding["offset_mapping"], encoding.sequence_ids(), strict=True)
+    return text[max((end for (_, end), sequence in places if sequence == 0), default=0) :]
+
+
+def _after(text: str, letters: int) -> str:
+    """What follows after so many letters, white space not counted: decoding may change that."""
+    places = [i for i, letter in enumerate(text) if not letter.isspace()]
+    return text[places[letters - 1] + 1 :] if 0 < letters <= len(places) else text if not letters else ""
+
+
 def algorithm(tokenizer: Any) -> str:
-    """How a tokenizer splits words: "WordPiece", "byte-level BPE", "BPE", "Unigram", "SentencePiece"."""
+    """How a tokenizer splits words: "WordPiece", "byte-level BPE", "BPE", "SentencePiece BPE", "Unigram",
+    "SentencePiece", "whole words"."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return "SentencePiece"
@@ -89,27 +130,48 @@ def algorithm(tokenizer: Any) -> str:
     # The bytes of a text are its alphabet, or what stands in for unknown characters.
     if kind == "BPE" and "ByteLevel" in json.dumps([built["pre_tokenizer"], built["decoder"]]):
         return "byte-level BPE"
+    if kind == "BPE" and built["model"].get("byte_fallback"):
+        return "SentencePiece BPE"
     return {"WordLevel": "whole words"}.get(kind, kind)
 
 
 def architecture(loaded: Loaded) -> Architecture:
     """From the checkpoint's configuration and its weights."""
-    model, config = loaded.model, loaded.model.config
+    import torch
+
+    model, config, family = loaded.model, loaded.model.config, _family(loaded.model)
     text = config.get_text_config(encoder=True) if config.is_encoder_decoder else config.get_text_config()
-
-    def number(*names: str) -> int | None:
-        found = (getattr(text, name, None) for name in names)
-        return next((one for one in found if isinstance(one, int)), None)
-
+    layers, heads, hidden = (
+        _number(text, "encoder_layers", "num_hidden_layers", "n_layer", "num_layers"),
+        _number(text, "encoder_attention_heads", "num_attention_heads", "n_head", "num_heads"),
+        _number(text, "d_model", "hidden_size", "n_embd", "dim"),
+    )
+    decoder_layers = decoder_heads = None
+    if family == "encoder-decoder":
+        decoder_layers = _number(config, "decoder_layers", "num_decoder_layers") or layers
+        decoder_heads = _number(config, "decoder_attention_heads") or heads
+    if family == "convolutional":
+        convolutions = [layer for layer in model.modules() if isinstance(layer, torch.nn.Conv2d)]
+        layers, heads, hidden = len(convolutions), None, None
+    # Weights in 8 bits are kept as buffers.
+    small = sum(tensor.numel() for tensor in model.buffers() if tensor.dtype == torch.int8)
     return Architecture(
         name=type(model).__name__,
-        family=_family(model),
-        layers=number("encoder_layers", "num_hidden_layers", "n_layer", "num_layers"),
-        heads=number("encoder_attention_heads", "num_attention_heads", "n_head", "num_heads"),
-        hidden=number("d_model", "hidden_size", "n_embd", "dim", "hidden_dim"),
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        family=family,
+        layers=layers,
+        heads=heads,
+        hidden=hidden,
+        parameters=sum(parameter.numel() for parameter in model.parameters()) + small,
         dtype=loaded.precision,
+        decoder_layers=decoder_layers,
+        decoder_heads=decoder_heads,
     )
+
+
+def _number(config: Any, *names: str) -> int | None:
+    """The first of these that the configuration has."""
+    found = (getattr(config, name, None) for name in names)
+    return next((one for one in found if isinstance(one, int)), None)
 
 
 def _family(model: Any) -> str:
@@ -117,11 +179,41 @@ def _family(model: Any) -> str:
 
     if model.config.is_encoder_decoder:
         return "encoder-decoder"
-    if model.can_generate() and type(model).__name__.endswith(("ForCausalLM", "LMHeadModel")):
+    if is_causal(model):
         return "decoder"
-    layers = [type(layer) for layer in model.modules()]
-    attends = any("Attention" in layer.__name__ for layer in layers)
-    return "encoder" if attends or torch.nn.Conv2d not in layers else "convolutional"
+    layers = list(model.modules())
+    attends = any("Attention" in type(layer).__name__ for layer in layers)
+    convolves = any(isinstance(layer, torch.nn.Conv2d) for layer in layers)
+    return "encoder" if attends or not convolves else "convolutional"
+
+
+def is_causal(model: Any) -> bool:
+    """Whether its tokens look only at those before them, whatever head it has."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+
+    config = model.config.get_text_config()
+    # BERT and its kin can be made either way, and say which.
+    either = type(config) in MODEL_FOR_MASKED_LM_MAPPING
+    return type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and (
+        not either or bool(getattr(config, "is_decoder", False))
+    )
+
+
+def last_hidden(output: Any, *names: str) -> tuple[tuple[str, tuple[Axis, ...]], ...]:
+    """The shape of the last hidden states in a model's output, computed with `output_hidden_states`.
+
+    Of an encoder-decoder for each of "encoder" and "decoder"; else the part has no name, "".
+    """
+    if output.get("hidden_states") is not None:
+        return (("", axes(output.hidden_states[-1], *names)),)
+    parts = [("encoder", output.encoder_last_hidden_state), ("decoder", output.decoder_hidden_states[-1])]
+    return tuple((part, axes(hidden, *names)) for part, hidden in parts)
+
+
+def softmax_steps(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """e to the power of each logit less the highest of its row, and each divided by the row's sum."""
+    powers = np.exp(logits - logits.max(-1, keepdims=True))
+    return powers, powers / powers.sum(-1, keepdims=True)
 
 
 def axes(tensor: torch.Tensor, *names: str) -> tuple[Axis, ...]:

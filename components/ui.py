@@ -383,7 +383,6 @@ class Drawer:
         """Call `act` with the inputs' values when the visitor picks something; a DemoError is shown here."""
         _changes(selector, act, inputs, outputs, self._said, self._name)
 
-
     def picks(
         self,
         buttons: gr.HTML,

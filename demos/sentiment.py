@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from components import inside, markup, tables, ui
+from components import attribution, inside, inside_markup, markup, snippets, tables, ui
+from components.attribution import Carried
 from components.batching import MOST, Batcher
 from components.checkpoints import Bundled, Checkpoint, Hub, Offer, Recipe
-from components.demo import Demo, Status, status_of
+from components.demo import Compared, Comparison, Demo, Status, status_of
 from components.errors import Cancelled, InputError
 from components.inside import Architecture, Axis, Tokens
 from components.inside_markup import (
@@ -138,9 +139,13 @@ def to_probabilities(logits: torch.Tensor, config: Any) -> torch.Tensor:
     return logits.sigmoid() if is_multi_label(config) else logits.softmax(-1)
 
 
+def _names(config: Any) -> tuple[str, ...]:
+    return tuple(str(config.id2label[i]) for i in range(config.num_labels))
+
+
 def postprocess(logits: torch.Tensor, config: Any) -> list[tuple[tuple[str, float], ...]]:
     """For each text its labels with their probabilities, likeliest first (course, chapter 2)."""
-    names = [str(config.id2label[i]) for i in range(config.num_labels)]
+    names = _names(config)
     rows = [zip(names, map(float, row), strict=True) for row in to_probabilities(logits, config)]
     return [tuple(sorted(row, key=lambda pair: -pair[1])) for row in rows]
 
@@ -193,15 +198,16 @@ class Ran:
 class Inside:
     """What happened to some texts on their way to the answer.
 
-    hidden: the shape of the last hidden states; logits, probabilities: `[batch, labels]`, labels in the
-    order of the classes; sigmoid: whether each label has a probability of its own.
+    hidden: the shape of the last hidden states, of each part that has some; logits, probabilities:
+    `[batch, labels]`, labels in the order of the classes; sigmoid: whether each label has a probability of
+    its own.
     """
 
     texts: tuple[str, ...]
     algorithm: str
     tokens: tuple[Tokens, ...]
     architecture: Architecture
-    hidden: tuple[Axis, ...]
+    hidden: tuple[tuple[str, tuple[Axis, ...]], ...]
     logits: tuple[tuple[float, ...], ...]
     labels: tuple[str, ...]
     probabilities: tuple[tuple[float, ...], ...]
@@ -213,7 +219,11 @@ def look_inside(ran: Ran, models: ModelManager) -> Inside:
     texts = ran.texts[:MOST_INSIDE]
     with models.use(OFFER, ran.checkpoint) as loaded:
         encodings, kept = preprocess(list(texts), loaded)
-        cut = [text[len(part) :] if part is not None else "" for text, part in zip(texts, kept, strict=True)]
+        limit = tables.longest_input(loaded)
+        cut = [
+            "" if part is None else inside.cut_end(text, loaded, limit, part)
+            for text, part in zip(texts, kept, strict=True)
+        ]
         inputs = tables.padded(encodings, loaded)
         on_device = {name: tensor.to(loaded.device) for name, tensor in inputs.items()}
         output = loaded.compute(lambda: loaded.model(**on_device, output_hidden_states=True))
@@ -224,9 +234,9 @@ def look_inside(ran: Ran, models: ModelManager) -> Inside:
             algorithm=inside.algorithm(loaded.processor),
             tokens=inside.tokens_of(inputs, loaded.processor, cut),
             architecture=inside.architecture(loaded),
-            hidden=inside.axes(output.hidden_states[-1], "batch", "sequence", "hidden"),
+            hidden=inside.last_hidden(output, "batch", "sequence", "hidden"),
             logits=tuple(map(tuple, logits.tolist())),
-            labels=tuple(str(config.id2label[i]) for i in range(config.num_labels)),
+            labels=_names(config),
             probabilities=tuple(map(tuple, probabilities.tolist())),
             sigmoid=is_multi_label(config),
         )
@@ -245,10 +255,41 @@ def draw_inside(seen: Inside) -> str:
         after.append(named + to_probabilities_table(seen.labels, logits, probabilities, seen.sigmoid))
     return stations(
         sentence(tokens) + token_chips(seen.tokens),
-        architecture_facts(seen.architecture) + hidden_states(seen.hidden),
+        architecture_facts(seen.architecture)
+        + "".join(hidden_states(axes, part) for part, axes in seen.hidden),
         sentence("The classification head makes one number for each label: the logits.") + "".join(head),
         "".join(after) + sentence("id2label in the checkpoint's configuration names the classes."),
     )
+
+
+def attribute(ran: Ran, models: ModelManager, text: int = 0, label: int | None = None) -> Carried:
+    """Which tokens of one of the texts made the logit of a class; label: its number, None for the top one."""
+    with models.use(OFFER, ran.checkpoint) as loaded:
+        encodings, _ = preprocess([ran.texts[text]], loaded)
+        inputs = tables.padded(encodings, loaded)
+        names = _names(loaded.model.config)
+        if label is None or label >= len(names):
+            label = int(loaded.compute(lambda: forward(inputs, loaded)).argmax())
+        return attribution.carried(
+            loaded,
+            inputs,
+            inside.tokens_of(inputs, loaded.processor)[0],
+            names,
+            label,
+            lambda output: output.logits[:, label].float(),
+            f"the logit of {names[label]}",
+        )
+
+
+def code(ran: Ran, models: ModelManager, public: bool) -> str:
+    """The program that scores the first few texts likewise."""
+    with models.use(OFFER, ran.checkpoint) as loaded:
+        return snippets.sentiment(
+            snippets.place_of(loaded, public),
+            ran.texts,
+            limit=tables.longest_input(loaded),
+            sigmoid=is_multi_label(loaded.model.config),
+        )
 
 
 def to_csv(rows: tuple[Scored, ...]) -> str:
@@ -262,6 +303,20 @@ def to_csv(rows: tuple[Scored, ...]) -> str:
         words = (tables.safe_cell(word) for word in (row.text, row.scores[0][0]))
         writer.writerow([*words, *(f"{scores[label]:.6f}" for label in labels)])
     return out.getvalue()
+
+
+def beside(
+    text: str,
+    extra: str,
+    choice: str,
+    models: ModelManager,
+    settings: Settings,
+    report: Report,
+    stopped: Stopped,
+) -> Compared:
+    """What Compare shows of one text: its labels."""
+    result = run(text, choice, models, report, stopped, batch=settings.batch)
+    return Compared(result.status, result.rows[0].scores)
 
 
 def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> None:
@@ -297,9 +352,16 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
     page.runs(act, [text, file], [answer, table, download, ran])
     page.examples([[example] for example in (*EXAMPLES, "\n".join(EXAMPLES))], [text])
 
+    def carried(ran: Ran, text: int, label: int | None) -> tuple[tuple[str, ...], int, str]:
+        found = attribute(ran, models, text, label)
+        return found.labels, found.chosen, inside_markup.attribution(found)
+
     with page.drawer("Inside") as drawer:
         stations = gr.HTML()
+        ui.attribution(drawer, ran, lambda ran: ran.texts, carried)
     drawer.shows(lambda ran: draw_inside(look_inside(ran, models)), [ran], [stations])
+
+    page.code(lambda ran: code(ran, models, settings.public), ran)
 
     def sentiment(text: str, checkpoint: str = "auto", stopped: Stopped = never) -> dict[str, float]:
         """Labels of one text with their probabilities."""
@@ -318,4 +380,12 @@ DEMO = Demo(
     "An encoder reads the whole text; a classification head on top of it tells praise from blame.",
     OFFER,
     build,
+    compare=Comparison(
+        "text",
+        EXAMPLES[0],
+        beside,
+        lambda text, extra, checkpoint, models, settings: draw_inside(
+            look_inside(Ran((text,), checkpoint), models)
+        ),
+    ),
 )

@@ -10,12 +10,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
+import numpy as np
 
-from components import markup, tables, ui
+from components import attribution, inside, inside_markup, markup, snippets, tables, ui
+from components.attribution import Carried
 from components.batching import MOST, Batcher
 from components.checkpoints import Checkpoint, Hub, Offer, Recipe
-from components.demo import Demo, Status, status_of
+from components.demo import Compared, Comparison, Demo, Status, status_of
 from components.errors import InputError
+from components.inside import Architecture, Axis, Tokens
+from components.inside_markup import (
+    alone_table,
+    architecture_facts,
+    clipped_table,
+    compete_table,
+    hidden_states,
+    number_rows,
+    number_table,
+    sentence,
+    shape,
+    stations,
+    token_chips,
+)
 from components.line import Line
 from components.models import Loaded, ModelManager, survives_out_of_memory
 from components.progress import Report, Stopped, never, unreported
@@ -40,6 +56,13 @@ EXAMPLES = [
     ],
 ]
 MOST_LABELS = 100
+MOST_INSIDE = 8  # labels whose tokens Inside shows
+FIRST, MEAN = "the vector of the first token", "the mean of the vectors of all tokens"
+POOLED = (
+    "A sentence encoder has no classification head: {how} stands for a sentence, made a vector of length 1. "
+    "The cosine of two such vectors, from -1 to 1, is the sum of their products."
+)
+LONE = "With one label there is nothing to compete with, and a softmax over it would always say 1."
 # Cosines of sentence embeddings lie close together; this spreads them (measured on AG News).
 TEMPERATURE = 0.05
 ENCODERS = ("bert", "distilbert", "roberta", "mpnet", "xlm-roberta")
@@ -164,11 +187,14 @@ def forward(inputs: dict[str, torch.Tensor], loaded: Loaded) -> torch.Tensor:
 
     with torch.inference_mode():
         on_device = {name: tensor.to(loaded.device) for name, tensor in inputs.items()}
-        output = loaded.model(**on_device)
-        if "logits" in output:
-            return output.logits.float().cpu()
-        hidden = output.last_hidden_state.float()
-        return _pool(hidden, on_device["attention_mask"], Path(loaded.model.name_or_path)).cpu()
+        return _output(loaded.model(**on_device), on_device["attention_mask"], loaded).cpu()
+
+
+def _output(output: Any, mask: torch.Tensor, loaded: Loaded) -> torch.Tensor:
+    """What `forward` gives of the model's output, on the device; mask `[batch, sequence]`."""
+    if "logits" in output:
+        return output.logits.float()
+    return _pool(output.last_hidden_state.float(), mask, _folder(loaded))
 
 
 def joint(loaded: Loaded) -> Batcher[tables.Encoding, torch.Tensor]:
@@ -186,13 +212,33 @@ def _pool(hidden: torch.Tensor, mask: torch.Tensor, folder: Path) -> torch.Tenso
 
     hidden `[batch, sequence, hidden]`, mask `[batch, sequence]`; the checkpoint's folder says which.
     """
-    pooling = folder / "1_Pooling" / "config.json"
-    if pooling.exists() and json.loads(pooling.read_text()).get("pooling_mode_cls_token"):
+    if _pools_first(folder):
         pooled = hidden[:, 0]
     else:
         weights = mask.unsqueeze(-1).float()
         pooled = (hidden * weights).sum(1) / weights.sum(1)
     return pooled / pooled.norm(dim=-1, keepdim=True)
+
+
+def _folder(loaded: Loaded) -> Path:
+    return Path(loaded.model.name_or_path)
+
+
+def _pools_first(folder: Path) -> bool:
+    """Whether a sentence encoder takes the first token's vector instead of the mean."""
+    pooling = folder / "1_Pooling" / "config.json"
+    return pooling.exists() and bool(json.loads(pooling.read_text()).get("pooling_mode_cls_token"))
+
+
+def _classes(config: Any) -> tuple[int, int] | None:
+    """Which class stands against entailment, and entailment itself; None for a sentence encoder."""
+    names = {str(name).lower(): int(i) for i, name in config.id2label.items()}
+    entailment = next((i for name, i in names.items() if name.startswith("entail")), None)
+    if entailment is None:
+        return None
+    # A two-class model calls its other class not_entailment.
+    others = sorted((not name.startswith("contra"), i) for name, i in names.items() if i != entailment)
+    return others[0][1], entailment
 
 
 def postprocess(
@@ -204,18 +250,14 @@ def postprocess(
     several answers are, for each label, a softmax of entailment against contradiction.
     Similarity: a softmax of the cosines at TEMPERATURE; for several answers the cosine itself, from 0 up.
     """
-    names = {str(name).lower(): int(i) for i, name in config.id2label.items()}
-    entailment = next((i for name, i in names.items() if name.startswith("entail")), None)
-    if entailment is None:
+    classes = _classes(config)
+    if classes is None:
         cosines = output[1:] @ output[0]
         scores = cosines.clamp(min=0, max=1) if multi_label else (cosines / TEMPERATURE).softmax(0)
     elif multi_label:
-        # A two-class model calls its other class not_entailment.
-        others = sorted((not name.startswith("contra"), i) for name, i in names.items() if i != entailment)
-        other = others[0][1]
-        scores = output[:, [other, entailment]].softmax(-1)[:, 1]
+        scores = output[:, list(classes)].softmax(-1)[:, 1]
     else:
-        scores = output[:, entailment].softmax(0)
+        scores = output[:, classes[1]].softmax(0)
     return tuple(sorted(zip(labels, scores.tolist(), strict=True), key=lambda pair: -pair[1]))
 
 
@@ -239,14 +281,204 @@ def run(
         started = time.perf_counter()
         encodings, kept = preprocess(request, loaded)
         output = torch.stack(loaded.share(joint)(encodings, stopped, batch))
-        # A softmax over a single label would always say 1.
-        each = multi_label or len(request.labels) == 1
+        each = _each(request)
         scores = postprocess(output, request.labels, each, loaded.model.config)
         remarks = (
             _method(loaded, each),
             *tables.truncation_remarks([kept], tables.longest_input(loaded)),
         )
         return Result(scores, status_of(loaded, started, remarks))
+
+
+def _each(request: Request) -> bool:
+    """Whether each label is scored by itself: a softmax over a single one would always say 1."""
+    return request.multi_label or len(request.labels) == 1
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What the drawers need to know of a run. checkpoint: its name, so that it is the same one again."""
+
+    request: Request
+    checkpoint: str
+
+
+@dataclass(frozen=True)
+class Inside:
+    """What happened to a text and its labels on their way to the scores.
+
+    tokens: of the first labels, premise and hypothesis in one sequence; for similarity the text and then
+    the label sentences, each by itself. hidden: as Sentiment's. classes: their names, and which two are
+    compared, contradiction or what stands for it and then entailment; none for similarity.
+
+    logits `[labels, classes]` or cosines `[labels]`; scores: label and score, best first, as in the answer.
+    """
+
+    request: Request
+    algorithm: str
+    tokens: tuple[Tokens, ...]
+    architecture: Architecture
+    hidden: tuple[tuple[str, tuple[Axis, ...]], ...]
+    scores: tuple[tuple[str, float], ...]
+    classes: tuple[str, ...] = ()
+    pair: tuple[int, int] | None = None
+    logits: tuple[tuple[float, ...], ...] = ()
+    cosines: tuple[float, ...] = ()
+    pooling: str = ""
+
+
+def look_inside(ran: Ran, models: ModelManager) -> Inside:
+    """The same pass again, with all that is between for the first few labels."""
+    import torch
+
+    request = ran.request
+    with models.use(OFFER, ran.checkpoint) as loaded:
+        encodings, kept = preprocess(request, loaded)
+        config, pair = loaded.model.config, _classes(loaded.model.config)
+        most = MOST_INSIDE if pair else MOST_INSIDE + 1
+        inputs = tables.padded(encodings[:most], loaded)
+        on_device = {name: tensor.to(loaded.device) for name, tensor in inputs.items()}
+        shown = loaded.compute(lambda: loaded.model(**on_device, output_hidden_states=True))
+        rows = [*_output(shown, on_device["attention_mask"], loaded).cpu()]
+        if encodings[most:]:
+            rows += loaded.share(joint)(encodings[most:])
+        output = torch.stack(rows)
+        cut = _cut_ends(request, kept, loaded, len(inputs["input_ids"]))
+        values = (output[1:] @ output[0] if pair is None else output).tolist()
+        return Inside(
+            request=request,
+            algorithm=inside.algorithm(loaded.processor),
+            tokens=inside.tokens_of(inputs, loaded.processor, cut),
+            architecture=inside.architecture(loaded),
+            hidden=inside.last_hidden(shown, "batch", "sequence", "hidden"),
+            scores=postprocess(output, request.labels, _each(request), config),
+            classes=tuple(str(config.id2label[i]) for i in range(config.num_labels)) if pair else (),
+            pair=pair,
+            logits=tuple(map(tuple, values)) if pair else (),
+            cosines=() if pair else tuple(values),
+            pooling="" if pair else (FIRST if _pools_first(_folder(loaded)) else MEAN),
+        )
+
+
+def _cut_ends(request: Request, kept: str | None, loaded: Loaded, rows: int) -> list[str]:
+    """For each of so many sequences the end of the text that did not fit into it."""
+    if kept is None:
+        return [""] * rows
+    limit = tables.longest_input(loaded)
+    if not _entails(loaded.model.config.id2label):
+        return [inside.cut_end(request.text, loaded, limit, kept)]
+    hypotheses = [request.template.format(label) for label in request.labels[:rows]]
+    return [inside.cut_end(request.text, loaded, limit, kept, hypothesis) for hypothesis in hypotheses]
+
+
+def draw_inside(seen: Inside) -> str:
+    """The four stations as HTML."""
+    facts = architecture_facts(seen.architecture)
+    hidden = "".join(hidden_states(axes, part) for part, axes in seen.hidden)
+    draw = _draw_entailment if seen.pair else _draw_similarity
+    tokens, head, after = draw(seen)
+    return stations(tokens, facts + hidden, head, after)
+
+
+def _draw_tokens(seen: Inside, names: Sequence[str], words: str) -> str:
+    chips = "".join(
+        sentence(name) + token_chips([row]) for name, row in zip(names, seen.tokens, strict=False)
+    )
+    left = len(names) - len(seen.tokens)
+    more = markup.remark(f"and {left} more labels") if left else ""
+    return sentence(f"{seen.algorithm} splits {words}") + chips + more
+
+
+def _draw_entailment(seen: Inside) -> tuple[str, str, str]:
+    """Tokens, head and postprocessing of pairs of premise and hypothesis."""
+    labels, (other, entailment) = seen.request.labels, seen.pair or (0, 0)
+    logits = np.array(seen.logits)
+    tokens = _draw_tokens(
+        seen,
+        [f"“{seen.request.template.format(label)}”" for label in labels],
+        "premise and hypothesis into tokens, in one sequence for each label: the text, and after a separator "
+        "the template with the label in it. The model says whether the second follows from the first.",
+    )
+    head = sentence("The classification head makes one logit for each class of every pair.") + number_table(
+        ("label", *(f"{name} ({i})" for i, name in enumerate(seen.classes))),
+        number_rows(labels, *logits.T),
+    )
+    one = compete_table(labels, logits[:, entailment], f"{seen.classes[entailment]} logit")
+    each = alone_table(
+        labels, logits[:, [other, entailment]], (seen.classes[other], seen.classes[entailment])
+    )
+    return tokens, head, _draw_both(seen.request, one, each)
+
+
+def _draw_similarity(seen: Inside) -> tuple[str, str, str]:
+    """Tokens, pooling and postprocessing of a text and its label sentences."""
+    labels, cosines = seen.request.labels, np.array(seen.cosines)
+    tokens = _draw_tokens(
+        seen,
+        ["The text", *(f"“{seen.request.template.format(label)}”" for label in labels)],
+        "the text and the template with each label in it into tokens, each a sequence of its own.",
+    )
+    head = (
+        sentence(POOLED.format(how=seen.pooling))
+        + shape(
+            [Axis("text and label sentences", 1 + len(labels)), Axis("hidden", seen.hidden[0][1][-1].size)]
+        )
+        + number_table(("label", "cosine with the text"), number_rows(labels, cosines))
+    )
+    one = compete_table(labels, cosines, "cosine", TEMPERATURE)
+    return tokens, head, _draw_both(seen.request, one, clipped_table(labels, cosines))
+
+
+def _draw_both(request: Request, one: str, each: str) -> str:
+    """The two ways to scores, the one that gave the answer first."""
+    lone = sentence(LONE) if len(request.labels) == 1 and not request.multi_label else ""
+    ways = [("One answer", one), ("Several labels may be right", each)]
+    if _each(request):
+        ways.reverse()
+    (used, how), (other, how_not) = ways
+    return f"{lone}<h4>{used}: this run</h4>{how}<h4>{other}: not this run</h4>{how_not}"
+
+
+def attribute(ran: Ran, models: ModelManager, label: int | None = None) -> Carried:
+    """Which tokens made the entailment logit of a label, or its cosine; label: its number, None for the best.
+
+    For similarity those of the text: the label's sentence stays as it is.
+    """
+    import torch
+
+    request = ran.request
+    with models.use(OFFER, ran.checkpoint) as loaded:
+        encodings, _ = preprocess(request, loaded)
+        config, classes = loaded.model.config, _classes(loaded.model.config)
+        if label is None or label >= len(request.labels):
+            output = torch.stack(loaded.share(joint)(encodings))
+            best = postprocess(output, request.labels, _each(request), config)[0][0]
+            label = request.labels.index(best)
+        if classes:
+            encoding, pooled, name = encodings[label], False, f"the {config.id2label[classes[1]]} logit"
+        else:
+            encoding, pooled, name = encodings[0], not _pools_first(_folder(loaded)), "the cosine"
+        inputs = tables.padded([encoding], loaded)
+        mask = inputs["attention_mask"].to(loaded.device)
+
+        def score(output: Any) -> torch.Tensor:
+            if classes:
+                return output.logits[:, classes[1]].float()
+            return _output(output, mask, loaded) @ target
+
+        if not classes:
+            other = tables.padded([encodings[1 + label]], loaded)
+            target = loaded.compute(lambda: forward(other, loaded))[0].to(loaded.device).clone()
+        return attribution.carried(
+            loaded,
+            inputs,
+            inside.tokens_of(inputs, loaded.processor)[0],
+            request.labels,
+            label,
+            score,
+            f"{name} of “{request.labels[label]}”",
+            pooled,
+        )
 
 
 def _method(loaded: Loaded, multi_label: bool) -> str:
@@ -256,6 +488,37 @@ def _method(loaded: Loaded, multi_label: bool) -> str:
     if multi_label:
         return "Scores: cosine similarity of text and label sentence. They are not probabilities."
     return f"Scores: softmax of the similarities of text and label sentences, at temperature {TEMPERATURE}."
+
+
+def beside(
+    text: str,
+    extra: str,
+    choice: str,
+    models: ModelManager,
+    settings: Settings,
+    report: Report,
+    stopped: Stopped,
+) -> Compared:
+    """What Compare shows of one text: its scores for the labels in `extra`."""
+    result = run(text, extra, False, TEMPLATE, choice, models, report, stopped, settings.batch)
+    return Compared(result.status, result.scores)
+
+
+def code(ran: Ran, models: ModelManager, public: bool) -> str:
+    """The program that scores the same labels."""
+    asked = ran.request
+    with models.use(OFFER, ran.checkpoint) as loaded:
+        return snippets.zero_shot(
+            snippets.place_of(loaded, public),
+            asked.text,
+            asked.labels,
+            asked.template,
+            asked.multi_label,
+            limit=tables.longest_input(loaded),
+            id2label=loaded.model.config.id2label,
+            pooling=snippets.pooling_of(loaded.model.name_or_path),
+            temperature=TEMPERATURE,
+        )
 
 
 def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> None:
@@ -269,6 +532,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
         template = gr.Textbox(TEMPLATE, label="Hypothesis template", info="{} is where the label goes.")
     with page.results():
         answer = gr.HTML(ui.EMPTY, label="Labels and scores")
+    ran = gr.State()
     labels.change(
         lambda value: markup.chips(parse_labels(value)),
         labels,
@@ -286,12 +550,24 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
         choice: str,
         report: Report,
         stopped: Stopped,
-    ) -> tuple[str, Status]:
+    ) -> tuple[str, Ran, Status]:
         result = run(text, labels, multi_label, template, choice, models, report, stopped, settings.batch)
-        return markup.bars(result.scores), result.status
+        asked = validate(text, labels, template, multi_label)
+        return markup.bars(result.scores), Ran(asked, result.status.checkpoint), result.status
 
-    page.runs(act, [text, labels, multi_label, template], [answer])
+    page.runs(act, [text, labels, multi_label, template], [answer, ran])
     page.examples(EXAMPLES, [text, labels, multi_label, template])
+
+    def carried(ran: Ran, text: int, label: int | None) -> tuple[tuple[str, ...], int, str]:
+        found = attribute(ran, models, label)
+        return found.labels, found.chosen, inside_markup.attribution(found)
+
+    with page.drawer("Inside") as drawer:
+        stations = gr.HTML()
+        ui.attribution(drawer, ran, lambda ran: [ran.request.text], carried)
+    drawer.shows(lambda ran: draw_inside(look_inside(ran, models)), [ran], [stations])
+
+    page.code(lambda ran: code(ran, models, settings.public), ran)
 
     def zero_shot(
         text: str,
@@ -334,4 +610,14 @@ DEMO = Demo(
     "A model that has learnt what follows from a sentence can sort texts into labels it has never seen.",
     OFFER,
     build,
+    compare=Comparison(
+        "text",
+        TEXT,
+        beside,
+        lambda text, extra, checkpoint, models, settings: draw_inside(
+            look_inside(Ran(validate(text, extra, TEMPLATE, False), checkpoint), models)
+        ),
+        extra="Candidate labels",
+        extra_example=LABELS,
+    ),
 )

@@ -15,7 +15,7 @@ COMPONENTS = sorted((ROOT / "components").glob("*.py"))
 DEMOS = sorted((ROOT / "demos").glob("*.py"))
 APP = ROOT / "app.py"
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
-HEAVY = {"torch", "transformers", "librosa", "plotly", "av", "huggingface_hub"}
+HEAVY = {"torch", "transformers", "librosa", "plotly", "av", "huggingface_hub", "captum"}
 
 
 def tree(path: Path) -> ast.Module:

@@ -356,7 +356,7 @@ def test_the_endpoint_says_what_is_missing(models, text):
 
 
 def test_the_button_shows_one_text_as_bars(models):
-    *_, (answer, table, download, problem, status) = tiny.tab(sentiment.DEMO, models).press(TEXT, None)
+    *_, (answer, table, download, _, problem, status) = tiny.tab(sentiment.DEMO, models).press(TEXT, None)
     assert "POSITIVE" in answer
     assert "NEGATIVE" in answer
     assert (table["visible"], download["visible"], problem) == (False, False, "")
@@ -364,7 +364,7 @@ def test_the_button_shows_one_text_as_bars(models):
 
 
 def test_the_button_shows_many_texts_as_a_table(models):
-    *_, (answer, table, download, problem, status) = tiny.tab(sentiment.DEMO, models).press(
+    *_, (answer, table, download, _, problem, status) = tiny.tab(sentiment.DEMO, models).press(
         "\n".join(MANY), None
     )
     assert "6 texts" in answer
@@ -381,13 +381,13 @@ def test_the_button_shows_a_problem_and_the_app_goes_on(models):
     *_, last = tab.press(" ", None)
     assert last[0] is None
     assert all(hidden["value"] is None and not hidden["visible"] for hidden in last[1:3])
-    assert "There is no text yet" in last[3]
-    assert last[4] == ""
+    assert "There is no text yet" in last[4]
+    assert last[5] == ""
     assert "POSITIVE" in tab.press(TEXT, None)[-1][0]
 
 
 def test_an_unexpected_error_is_shown_with_a_number(models, tmp_path, caplog):
     *_, last = tiny.tab(sentiment.DEMO, models).press("", str(tmp_path / "gone.txt"))
-    assert "number" in last[3]
-    assert str(tmp_path) not in last[3]
+    assert "number" in last[4]
+    assert str(tmp_path) not in last[4]
     assert "gone.txt" in caplog.text

@@ -380,7 +380,7 @@ def test_the_endpoint_has_defaults_and_gives_all_scores(models):
 
 
 def test_the_button_shows_sorted_bars(models):
-    *_, (answer, problem, status) = tiny.tab(zero_shot.DEMO, models).press(
+    *_, (answer, _, problem, status) = tiny.tab(zero_shot.DEMO, models).press(
         TEXT, "education, <b>x</b>", False, SHORT
     )
     order = [label for label, _ in scores(models, labels=["education", "<b>x</b>"], template=SHORT)]
@@ -392,6 +392,6 @@ def test_the_button_shows_sorted_bars(models):
 
 
 def test_the_button_shows_what_is_wrong_with_the_template(models):
-    *_, (answer, problem, _) = tiny.tab(zero_shot.DEMO, models).press(TEXT, "a", False, "no place")
+    *_, (answer, _, problem, _) = tiny.tab(zero_shot.DEMO, models).press(TEXT, "a", False, "no place")
     assert answer is None
     assert "exactly one {}" in problem

@@ -75,10 +75,10 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Offer:
-    """What a tab offers: the checkpoint of the course, the starter, and alternatives."""
+    """What a tab offers: the checkpoint of the course, the starter where there is one, and alternatives."""
 
     course: Checkpoint
-    starter: Checkpoint
+    starter: Checkpoint | None
     alternatives: tuple[Checkpoint, ...] = ()
 
     @property

@@ -27,19 +27,24 @@ def choose(offer: Offer, choice: str, policy: str, reach: Reach) -> tuple[Checkp
 
     choice: "auto", "course", "starter", or a repository id with an optional @revision.
     policy "auto" takes the course's checkpoint if it is on disk or the hub answers, else the starter.
-    Raises InputError for an id that cannot be one, CheckpointError if the policy forbids it.
+    Raises InputError for an id that cannot be one, CheckpointError if the policy forbids it or if there is
+    no starter to answer.
     """
     choice = (choice or "auto").strip()
-    if choice == "starter" or (choice == "auto" and policy == "starter"):
-        return offer.starter, ""
+    if policy == "starter":
+        starter = _starter(offer, "this app runs on its starters only")
+        if choice not in ("auto", "starter", starter.name):
+            raise CheckpointError("This app runs on its starters only. Choose the starter.")
+        return starter, ""
+    if choice == "starter":
+        return _starter(offer, "no checkpoint of the hub was chosen"), ""
     if choice == "auto" and policy == "auto":
         if hub.on_disk(_hub_source(offer.course)) or reach.reachable():
             return offer.course, ""
-        return offer.starter, f"The starter answers because {reach.reason()}."
-    if choice == offer.starter.name:
+        reason = reach.reason()
+        return _starter(offer, reason), f"The starter answers because {reason}."
+    if offer.starter and choice == offer.starter.name:
         return offer.starter, ""
-    if policy == "starter":
-        raise CheckpointError("This app runs on its starters only. Choose the starter.")
     for checkpoint in (offer.course, *offer.alternatives):
         if choice == checkpoint.name:
             return checkpoint, ""
@@ -54,6 +59,15 @@ def choose(offer: Offer, choice: str, policy: str, reach: Reach) -> tuple[Checkp
     plain = source.revision == "main" and source.repo_id not in [checkpoint.name for checkpoint in known]
     name = source.repo_id if plain else f"{source.repo_id}@{source.revision}"
     return Checkpoint(name, source, offer.recipe), ""
+
+
+def _starter(offer: Offer, why: str) -> Checkpoint:
+    """Raises CheckpointError if there is none; why: what keeps the hub's checkpoints away."""
+    if offer.starter is None:
+        raise CheckpointError(
+            f"This needs a checkpoint of the hub, such as {offer.course.name}: it has no starter, and {why}."
+        )
+    return offer.starter
 
 
 def fetch(

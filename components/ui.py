@@ -357,12 +357,7 @@ class Drawer:
                 return (*unchanged, gr.skip())
             if record is None:
                 return (*emptied, markup.remark(NOT_YET))
-            try:
-                with shown(self._name):
-                    answer = look(record, *values)
-                    return (*(answer if len(outputs) > 1 else (answer,)), "")
-            except DemoError as error:
-                return (*emptied, markup.problem(str(error)))
+            return _answered(self._name, lambda: look(record, *values), emptied)
 
         def opened(*values: Any) -> tuple[Any, ...]:
             return (True, *update(True, *values))
@@ -396,12 +391,7 @@ class Drawer:
         """
 
         def picked(event: gr.EventData, *values: Any) -> tuple[Any, ...]:
-            try:
-                with shown(self._name):
-                    answer = act(str(event.picked), *values)
-                    return (*(answer if len(outputs) > 1 else (answer,)), "")
-            except DemoError as error:
-                return (*(gr.skip(),) * len(outputs), markup.problem(str(error)))
+            return _answered(self._name, lambda: act(str(event.picked), *values), (gr.skip(),) * len(outputs))
 
         buttons.select(picked, list(inputs), [*outputs, self._said], **QUIET)
 
@@ -414,12 +404,8 @@ class Drawer:
         """
         file = gr.DownloadButton(visible=False)
 
-        def saved(*values: Any) -> tuple[Any, str]:
-            try:
-                with shown(self._name):
-                    return make(*values), ""
-            except DemoError as error:
-                return None, markup.problem(str(error))
+        def saved(*values: Any) -> tuple[Any, ...]:
+            return _answered(self._name, lambda: make(*values), (None,))
 
         made = button.click(saved, list(inputs), [file, self._said], **QUIET)
         made.then(None, file, None, js=SAVE, **QUIET)
@@ -491,6 +477,16 @@ class Told:
         return step
 
 
+def _answered(name: str, act: Callable[[], Any], instead: tuple[Any, ...]) -> tuple[Any, ...]:
+    """One value for each output and no problem; after a DemoError what is shown instead, and its sentence."""
+    try:
+        with shown(name):
+            answer = act()
+            return (*(answer if len(instead) > 1 else (answer,)), "")
+    except DemoError as error:
+        return (*instead, markup.problem(str(error)))
+
+
 def _changes(
     selector: Any,
     act: Callable[..., Any],
@@ -500,12 +496,7 @@ def _changes(
     name: str,
 ) -> Any:
     def handler(*values: Any) -> tuple[Any, ...]:
-        try:
-            with shown(name):
-                answer = act(*values)
-                return (*(answer if len(outputs) > 1 else (answer,)), "")
-        except DemoError as error:
-            return (*(gr.skip(),) * len(outputs), markup.problem(str(error)))
+        return _answered(name, lambda: act(*values), (gr.skip(),) * len(outputs))
 
     # All selectors have this event. A slider moves on while one move is being answered: the last one counts.
     return selector.input(

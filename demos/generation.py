@@ -12,11 +12,11 @@ import gradio as gr
 
 from components import alternatives, generation_markup, inside, markup, snippets, ui
 from components.alternatives import Places
-from components.checkpoints import Checkpoint, Hub, Offer, Recipe
+from components.causal import OFFER
 from components.decoding import Sampling, Step, Token, decode, end_tokens
-from components.demo import Demo, Status, status_of
+from components.demo import Compared, Comparison, Demo, Status, status_of
 from components.eager import eager
-from components.errors import DemoError, InputError
+from components.errors import Cancelled, DemoError, InputError
 from components.inside import Architecture, Axis, Tokens
 from components.inside_markup import (
     architecture_facts,
@@ -29,7 +29,6 @@ from components.inside_markup import (
 from components.line import Line
 from components.models import Loaded, ModelManager, survives_out_of_memory
 from components.progress import Report, Stopped, never, unreported
-from components.wheels import SMOLLM2
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,31 +60,6 @@ RANGES = {
     "repetition penalty": (0.5, 3),
     "seed": (0, 2**32 - 1),
 }
-
-
-def _fits(config: dict[str, Any]) -> str | None:
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
-
-    name = (config.get("architectures") or ["an unknown architecture"])[0]
-    # Encoders have a causal form as well; a checkpoint of one was not trained to write.
-    if name in CAUSAL.values() and (name.endswith("ForCausalLM") or name.endswith("LMHeadModel")):
-        return None
-    return (
-        f"it is {name}, and this tab needs a causal language model (…ForCausalLM), "
-        "such as HuggingFaceTB/SmolLM2-360M."
-    )
-
-
-RECIPE = Recipe("generation", lambda config: "AutoModelForCausalLM", "AutoTokenizer", _fits)
-OFFER = Offer(
-    course=Checkpoint("HuggingFaceTB/SmolLM2-360M", Hub("HuggingFaceTB/SmolLM2-360M"), RECIPE),
-    starter=Checkpoint("SmolLM2-135M-Instruct (Q4_1)", SMOLLM2, RECIPE),
-    alternatives=(
-        Checkpoint("openai-community/gpt2", Hub("openai-community/gpt2"), RECIPE),
-        Checkpoint("HuggingFaceTB/SmolLM2-360M-Instruct", Hub("HuggingFaceTB/SmolLM2-360M-Instruct"), RECIPE),
-        Checkpoint("Qwen/Qwen2.5-0.5B-Instruct", Hub("Qwen/Qwen2.5-0.5B-Instruct"), RECIPE),
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -752,6 +726,22 @@ def code(ran: Ran, models: ModelManager, public: bool) -> str:
         )
 
 
+def beside(
+    prompt: str,
+    extra: str,
+    choice: str,
+    models: ModelManager,
+    settings: Settings,
+    report: Report,
+    stopped: Stopped,
+) -> Compared:
+    """What Compare shows of one prompt: how it goes on with the likeliest token at each step."""
+    *_, result = run(validate(prompt, temperature=0), choice, models, report, stopped)
+    if result.status is None:
+        raise Cancelled("Stopped.")
+    return Compared(result.status, text=result.sequences[0])
+
+
 def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> None:
     page = ui.Page(demo, line)
     with page.inputs():
@@ -836,4 +826,5 @@ DEMO = Demo(
     OFFER,
     build,
     at_once=16,
+    compare=Comparison("text", PROMPT, beside),
 )

@@ -16,7 +16,7 @@ from PIL import Image
 from components import inside, markup, saliency, snippets, ui
 from components.batching import MOST, Batcher
 from components.checkpoints import Checkpoint, Hub, Offer, Recipe
-from components.demo import Demo, Status, status_of
+from components.demo import Compared, Comparison, Demo, Status, status_of
 from components.eager import eager
 from components.errors import InputError
 from components.inside import Architecture, Axis
@@ -399,6 +399,21 @@ def code(ran: Ran, models: ModelManager, public: bool) -> str:
         return snippets.image(snippets.place_of(loaded, public), ran.top_k)
 
 
+def beside(
+    path: str,
+    extra: str,
+    choice: str,
+    models: ModelManager,
+    settings: Settings,
+    report: Report,
+    stopped: Stopped,
+) -> Compared:
+    """What Compare shows of one picture: its likeliest labels."""
+    limit = settings.max_image_megapixels
+    result = run(path, TOP_K, choice, models, report, stopped, limit, settings.batch)
+    return Compared(result.status, result.scores)
+
+
 def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> None:
     page = ui.Page(demo, line)
     examples = [gr.media.get_image(name) for name in EXAMPLES]
@@ -498,4 +513,12 @@ DEMO = Demo(
     "A picture becomes a grid of patches, or of features, and a head on top names what they show.",
     OFFER,
     build,
+    compare=Comparison(
+        "image",
+        EXAMPLES[0],
+        beside,
+        lambda path, extra, checkpoint, models, settings: draw_inside(
+            look_inside(Ran(path, TOP_K, checkpoint), models, settings.max_image_megapixels)
+        ),
+    ),
 )

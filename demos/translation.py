@@ -28,7 +28,7 @@ from components.attention import (
 from components.attention_markup import words_panel
 from components.batching import Batcher
 from components.checkpoints import Bundled, Checkpoint, Hub, Offer, Recipe
-from components.demo import Demo, Status, status_of
+from components.demo import Compared, Comparison, Demo, Status, status_of
 from components.errors import Cancelled, InputError
 from components.figures import attention_grid, attention_heatmap
 from components.inside import Architecture, Axis, Token, Tokens
@@ -585,6 +585,20 @@ def code(ran: Ran, models: ModelManager, public: bool) -> str:
         )
 
 
+def beside(
+    text: str,
+    extra: str,
+    choice: str,
+    models: ModelManager,
+    settings: Settings,
+    report: Report,
+    stopped: Stopped,
+) -> Compared:
+    """What Compare shows of one text: its translation."""
+    result = run(text, choice, models, report, stopped, settings.batch)
+    return Compared(result.status, text=result.text)
+
+
 def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> None:
     page = ui.Page(demo, line)
     with page.inputs():
@@ -750,4 +764,5 @@ DEMO = Demo(
     "attention says which tokens look at which.",
     OFFER,
     build,
+    compare=Comparison("text", EXAMPLES[0], beside),
 )

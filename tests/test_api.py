@@ -45,6 +45,7 @@ PARAMETERS = {
         "checkpoint",
     ],
     "/translate": ["text", "checkpoint"],
+    "/fill_gap": ["text", "masked_checkpoint", "checkpoint"],
     "/transcribe": ["audio", "timestamps", "task", "checkpoint"],
 }
 

@@ -55,6 +55,8 @@ FIRST = {
     "Translation": (r"\bmaison\b", starter_of(translation)),
     "Speech recognition": (r"\b(30|thirty) seconds\b", starter_of(speech)),
     "Image classification": (r"\blion\b.* \d\d\.\d %", starter_of(image)),
+    "Masked and causal": (r"needs a checkpoint of the hub", starter_of(generation)),
+    "Compare": (r"POSITIVE 7\d\.\d %", starter_of(sentiment)),
 }
 EVIL = "<img src=x onerror=alert(1)> and <b>bold</b>"
 PHONE, DESK = 390, 1280

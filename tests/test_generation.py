@@ -336,7 +336,7 @@ def test_chat_without_a_template(models):
     ],
 )
 def test_which_checkpoints_fit(config, fits):
-    reason = generation.RECIPE.fits(config)
+    reason = generation.OFFER.recipe.fits(config)
     assert (reason is None) is fits
     if reason:
         assert "ForCausalLM" in reason

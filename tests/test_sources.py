@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from components import hub, sources, wheels
+from components import hub, sources, ui, wheels
 from components.checkpoints import Bundled, Checkpoint, Hub, Offer, Recipe, Wheel
 from components.errors import CheckpointError, InputError
 from components.progress import Progress, unreported
@@ -134,6 +134,57 @@ def test_a_starter_is_what_does_not_come_from_the_hub():
     assert not COURSE.is_starter
     assert Checkpoint("x", Bundled("x"), RECIPE).is_starter
     assert OFFER.recipe is RECIPE
+
+
+# an offer without a starter
+
+WITHOUT = Offer(COURSE, None, (OTHER,))
+
+
+@pytest.mark.parametrize(
+    ("policy", "choice", "expected"),
+    [
+        ("auto", "auto", COURSE),
+        ("auto", "course", COURSE),
+        ("auto", "owner/other", OTHER),
+        ("hub", "auto", COURSE),
+    ],
+)
+def test_without_a_starter_the_hub_answers(on_disk, policy, choice, expected):
+    assert sources.choose(WITHOUT, choice, policy, Reach(True)) == (expected, "")
+
+
+def test_without_a_starter_what_is_on_disk_answers(on_disk):
+    on_disk.add("owner/course")
+    assert sources.choose(WITHOUT, "auto", "auto", Reach(False)) == (COURSE, "")
+
+
+@pytest.mark.parametrize(
+    ("policy", "choice", "why"),
+    [
+        ("auto", "auto", "the hub cannot be reached"),
+        ("starter", "auto", "this app runs on its starters only"),
+        ("starter", "starter", "this app runs on its starters only"),
+        ("starter", "owner/other", "this app runs on its starters only"),
+        ("starter", "someone/else", "this app runs on its starters only"),
+        ("hub", "starter", "no checkpoint of the hub was chosen"),
+    ],
+)
+def test_without_a_starter_and_the_hub_it_says_what_is_missing(on_disk, policy, choice, why):
+    sentence = f"This needs a checkpoint of the hub, such as owner/course: it has no starter, and {why}."
+    with pytest.raises(CheckpointError) as told:
+        sources.choose(WITHOUT, choice, policy, Reach(False))
+    assert str(told.value) == sentence
+
+
+def test_a_dropdown_offers_no_starter_where_there_is_none():
+    assert ui.choices(WITHOUT) == [("Course: owner/course", "auto"), ("owner/other", "owner/other")]
+    assert ("Starter: Small one (a starter)", "starter") in ui.choices(OFFER)
+    assert (ui.other(OFFER), ui.other(WITHOUT), ui.other(Offer(COURSE, None))) == (
+        "starter",
+        "owner/other",
+        "auto",
+    )
 
 
 # fetch

@@ -37,7 +37,7 @@ GRACE = 5.0  # seconds that runs may take to finish when the app is stopped
 TELLING = 2.0  # seconds for those who are broken off to be told
 SENDING = 0.5  # seconds for the last answers to be sent
 MOST_EVENTS = 256  # of Gradio at once; those that wait in our line among them
-MOST_SESSIONS = 500  # whose state Gradio keeps, a third of a megabyte for each
+MOST_SESSIONS = 250  # whose state Gradio keeps, about a megabyte for each
 IMPORTING = threading.Lock()  # see warm
 
 

@@ -698,7 +698,7 @@ def choices(offer: Offer) -> list[tuple[str, str]]:
             *((checkpoint.name, checkpoint.name) for checkpoint in offer.alternatives),
         ]
     return [
-        ("Automatic: the course's checkpoint, or the starter where there is no hub", "auto"),
+        ("Automatic: the course's, or the starter without the hub", "auto"),
         (f"Course: {offer.course.name}", "course"),
         (f"Starter: {offer.starter.name}", "starter"),
         *((checkpoint.name, checkpoint.name) for checkpoint in offer.alternatives),

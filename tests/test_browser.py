@@ -841,10 +841,6 @@ def test_layout(context, app, theme, widths):
             resize(page, widths[0])
 
 
-def test_the_log_of_all_this_holds_no_error(app, log):
-    assert not re.findall(r"Traceback.*|.*\berror [0-9a-f]{6} in\b.*", log.read_text())
-
-
 def test_inside_a_text_a_token_is_pressed_and_another_one_continued_with(page):
     panel = open_tab(page, "Text generation")
     number(panel, "New tokens").fill("8")
@@ -890,3 +886,48 @@ def test_speech_plays_the_recording_from_a_word(page):
             arg=float(word.get_attribute("data-from") or 0),
         )
         expect(drawer.locator(".word.now")).to_have_count(1)
+
+
+# What the drawers of a tab hold after its first example: stations, what opens in them, what is there then.
+DRAWERS = {
+    "Sentiment": (4, "Attribution", ".shaded"),
+    "Zero-shot": (4, "Attribution", ".shaded"),
+    "Text generation": (4, "causal mask", ".js-plotly-plot"),
+    "Translation": (4, "Attention explorer", ".js-plotly-plot"),
+    "Speech recognition": (4, None, ".js-plotly-plot"),
+    "Image classification": (5, None, ".saliency svg"),
+    "Masked and causal": (4, None, ".token"),
+    "Compare": (8, None, ".token"),
+}
+
+
+def unfold(panel: Locator, title: str) -> Locator:
+    """Open a drawer, which is closed; the innermost one of that title."""
+    panel.locator(".drawer button.label-wrap", has_text=title).click()
+    return panel.locator(".drawer").filter(has=panel.page.locator("button.label-wrap", has_text=title)).last
+
+
+@pytest.mark.parametrize(("width", "theme"), [(DESK, "light"), (PHONE, "dark")])
+@pytest.mark.parametrize("title", DRAWERS)
+def test_drawers_follow_the_runs(context, app, title, width, theme):
+    stations, within, content = DRAWERS[title]
+    with visit(context, app, width, theme) as page:
+        panel = open_tab(page, title)
+        inside = unfold(panel, "Inside")
+        expect(inside.get_by_text("Nothing has run on this tab yet.").first).to_be_visible()
+        run(panel)
+        expect_done(panel)
+        expect(inside.locator(".station")).to_have_count(stations)
+        expect(inside.get_by_text("Nothing has run on this tab yet.")).to_have_count(0)
+        if within:
+            inside = unfold(panel, within)
+        expect(inside.locator(content).first).to_be_visible()
+        if title not in ("Masked and causal", "Compare"):
+            program = unfold(panel, "Code").locator(".cm-content")
+            expect(program).to_contain_text("from transformers import")
+        expect(panel.get_by_role("alert")).to_have_count(0)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_the_log_of_all_this_holds_no_error(app, log):
+    assert not re.findall(r"Traceback.*|.*\berror [0-9a-f]{6} in\b.*", log.read_text())

@@ -33,6 +33,7 @@ from tests.test_app import ROOT, free_port
 
 SEED = 3
 VISITORS = 200
+SESSIONS = 60  # that are kept, more than are there at the same time
 MINUTES = 2.0
 TEXTS = [
     f"{opinion} number {i}" for i in range(12) for opinion in ("I love film", "I hate song", "A dull day")
@@ -68,6 +69,7 @@ def serve(**changes: Any) -> Running:
         server_name="127.0.0.1",
         ssr_mode=False,
         max_threads=app.MOST_EVENTS,
+        state_session_capacity=SESSIONS,
     )
     return Running(page, models, line, url)
 
@@ -275,7 +277,8 @@ def test_two_hundred_visitors_come_and_go_for_two_minutes_and_nothing_is_lost(ru
         )
         await asyncio.gather(*runs)
 
-    asyncio.run(two_minutes(20, 5))  # so that caches and pools are filled before anything is counted
+    # So that caches and pools are filled before anything is counted, and as many sessions kept as will be.
+    asyncio.run(two_minutes(SESSIONS, 15))
     assert until(lambda: running.line.counts() == (0, 0), 60)
     tally.clear()
     before, threads, memory = files_below(tmp_path), run_threads(), memory_now()

@@ -894,7 +894,7 @@ DRAWERS = {
     "Zero-shot": (4, "Attribution", ".shaded"),
     "Text generation": (4, "causal mask", ".js-plotly-plot"),
     "Translation": (4, "Attention explorer", ".js-plotly-plot"),
-    "Speech recognition": (4, None, ".js-plotly-plot"),
+    "Speech recognition": (7, None, ".js-plotly-plot"),
     "Image classification": (5, None, ".saliency svg"),
     "Masked and causal": (4, None, ".token"),
     "Compare": (8, None, ".token"),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from components import inside
-from components.eager import eager
+from components.eager import twin
 from components.inside import Tokens
 from components.models import Loaded
 
@@ -78,11 +78,6 @@ class _Call:
     ids: torch.Tensor
 
 
-def readable(loaded: Loaded) -> Any:
-    """The model with attention that can be read; what is hooked into it disturbs nobody else."""
-    return eager(loaded.model)
-
-
 def integrated_gradients(
     loaded: Loaded,
     inputs: Mapping[str, torch.Tensor],
@@ -97,7 +92,7 @@ def integrated_gradients(
     """
     import torch
 
-    model = loaded.share(readable)
+    model = loaded.share(twin)
     given = {name: tensor.to(loaded.device) for name, tensor in inputs.items()}
     ids = given["input_ids"]
     special = torch.tensor(sorted(inside.special_ids(loaded.processor)), device=loaded.device)
@@ -261,7 +256,7 @@ def attention(loaded: Loaded, inputs: Mapping[str, torch.Tensor], position: int 
     The mean over all positions where that is None. Of an encoder-decoder what the decoder's position sees
     of the encoder's tokens. None for a model that gives no such weights.
     """
-    model = loaded.share(readable)
+    model = loaded.share(twin)
     given = {name: tensor.to(loaded.device) for name, tensor in inputs.items()}
     output = loaded.compute(lambda: model(**given, output_attentions=True))
     layers = output.get("cross_attentions") or output.get("attentions")

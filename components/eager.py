@@ -23,5 +23,5 @@ def eager(model: Any) -> Any:
 
 
 def twin(loaded: Loaded) -> Any:
-    """That of a lent model, made once for all visitors by `loaded.share(twin)`; on the device's turn."""
+    """That of a lent model, made once for all visitors and all that looks inside: `loaded.share(twin)`."""
     return eager(loaded.model)

@@ -129,12 +129,17 @@ def architecture_facts(facts: Architecture) -> str:
         ("parameters", f"{facts.parameters:,}"),
         ("numbers kept as", facts.dtype),
     ]
+    return sentence(FAMILIES[facts.family]) + fact_list(rows)
+
+
+def fact_list(rows: Sequence[tuple[str, object]]) -> str:
+    """Names with their values; what is None is left out."""
     shown = "".join(
         f"<dt>{html.escape(name)}</dt><dd>{html.escape(str(value))}</dd>"
         for name, value in rows
         if value is not None
     )
-    return f'{sentence(FAMILIES[facts.family])}<dl class="facts">{shown}</dl>'
+    return f'<dl class="facts">{shown}</dl>'
 
 
 def _both(encoder: int | None, decoder: int | None) -> str | int | None:

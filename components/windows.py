@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from components import audio
-from components.eager import eager as aligner
+from components.eager import twin
 from components.matrices import quicken
 from components.progress import Stopped
 
@@ -110,7 +110,6 @@ class Engine:
         self._longest = self._prompt + config.max_target_positions // 2
         self._rules = Rules(self._model, self._prompt)
         self._cache = _Cache(self._model, self._most, self._longest)
-        self._aligner: Any = None
         self._changed = threading.Condition()
         self._waiting: deque[Window] = deque()
         self._rows: list[_Row] = []
@@ -280,9 +279,7 @@ class Engine:
 
     def _align(self, row: _Row) -> None:
         """Reads the finished tokens once more with attention that can be seen."""
-        if self._aligner is None:
-            self._aligner = aligner(self._model)
-        attentions = self._cache.attentions(self._aligner, row.slot, row.tokens[:-1])
+        attentions = self._cache.attentions(self._loaded.share(twin), row.slot, row.tokens[:-1])
         self._finished(row, self._decoded(row, attentions))
 
     def _finished(self, row: _Row, decoded: Decoded) -> None:

@@ -15,7 +15,7 @@ from components.alternatives import Places
 from components.causal import OFFER
 from components.decoding import Sampling, Step, Token, decode, end_tokens
 from components.demo import Compared, Comparison, Demo, Status, status_of
-from components.eager import eager
+from components.eager import twin
 from components.errors import Cancelled, DemoError, InputError
 from components.inside import Architecture, Axis, Tokens
 from components.inside_markup import (
@@ -538,11 +538,6 @@ class Attention:
     divided: bool
 
 
-def reader(loaded: Loaded) -> Any:
-    """The model with attention that can be read."""
-    return eager(loaded.model)
-
-
 def look_at_attention(
     ran: Ran, models: ModelManager, index: int = 0, layer: int = 0, head: int | None = None
 ) -> Attention:
@@ -553,7 +548,7 @@ def look_at_attention(
     """
     ids = [*ran.prompt, *(token.id for token in ran.written[index].tokens)]
     with models.use(OFFER, ran.checkpoint) as loaded:
-        model = loaded.share(reader)
+        model = loaded.share(twin)
         tokens = _row(ids[:MOST_ATTENDING]).to(loaded.device)
 
         def step() -> tuple[np.ndarray, int, int]:

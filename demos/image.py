@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,12 +16,13 @@ from components import inside, markup, saliency, snippets, ui
 from components.batching import MOST, Batcher
 from components.checkpoints import Checkpoint, Hub, Offer, Recipe
 from components.demo import Compared, Comparison, Demo, Status, status_of
-from components.eager import eager
+from components.eager import twin
 from components.errors import InputError
 from components.inside import Architecture, Axis
 from components.inside_markup import (
     MOST_LABELS,
     architecture_facts,
+    fact_list,
     hidden_states,
     number_table,
     sentence,
@@ -247,7 +247,7 @@ def look_inside(ran: Ran, models: ModelManager, most_megapixels: float = 50) -> 
 
 def pass_with_attentions(pixels: torch.Tensor, loaded: Loaded) -> Pass:
     """For what attends, on the device's turn. pixels: `[1, 3, height, width]`."""
-    model = eager(loaded.model)
+    model = loaded.share(twin)
     with hidden_of(model) as hidden:
         output = model(pixel_values=pixels.to(loaded.device, loaded.dtype), output_attentions=True)
     layers = [layer for layer in output.get("attentions") or () if layer is not None]
@@ -355,10 +355,9 @@ def draw_inside(seen: Inside) -> str:
     """The four stations, and where it looked, as HTML but for the map itself."""
     width, height = seen.size
     png = data_uri(encoded(seen.picture, "png"), "png")
-    steps = "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(what)}</dd>" for name, what in seen.steps)
     processor = (
         sentence(f"The picture has {width} × {height} pixels. By the checkpoint's own settings:")
-        + f'<dl class="facts">{steps}</dl>'
+        + fact_list(seen.steps)
         + sentence("What goes into the model has the shape")
         + shape(seen.pixels)
         + sentence("Made a picture again, that is what the model saw:")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components import attribution, inside
+from components import attribution, eager, inside
 from components.inside import Tokens
 from components.models import Loaded
 from demos import sentiment
@@ -193,7 +193,7 @@ def test_attributions_are_captums_own(monkeypatch):
 def widths(loaded: Loaded) -> list[tuple[int, int]]:
     """The batches that go through the model that can be read, from now on."""
     seen: list[tuple[int, int]] = []
-    loaded.share(attribution.readable).register_forward_pre_hook(
+    loaded.share(eager.twin).register_forward_pre_hook(
         lambda module, inputs, named: seen.append(tuple(named["input_ids"].shape)), with_kwargs=True
     )
     return seen
@@ -259,7 +259,7 @@ def test_nothing_is_left_behind():
     before = tensors()
     found(loaded, "the weather is fun")
     assert tensors() == before
-    twin = loaded.share(attribution.readable)
+    twin = loaded.share(eager.twin)
     for model in (loaded.model, twin):
         assert all(weight.grad is None for weight in model.parameters())
         assert not any(layer._forward_hooks for layer in model.modules())
@@ -282,7 +282,7 @@ def test_hooks_go_when_the_score_fails():
 
     with pytest.raises(ZeroDivisionError):
         attribution.integrated_gradients(loaded, encoded(loaded), fails)
-    twin = loaded.share(attribution.readable)
+    twin = loaded.share(eager.twin)
     assert not any(layer._forward_hooks for layer in twin.modules())
 
 

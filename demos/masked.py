@@ -13,7 +13,7 @@ import gradio as gr
 import numpy as np
 
 from components import causal, inside, markup, tables, ui
-from components.checkpoints import Checkpoint, Hub, Offer, Recipe
+from components.checkpoints import Bundled, Checkpoint, Hub, Offer, Recipe
 from components.demo import Demo, Status, status_of, status_of_two
 from components.errors import CheckpointError, InputError, ModelLoadError
 from components.gap import MARK, may_look, split_at_gap, window
@@ -31,6 +31,7 @@ from components.inside_markup import (
 from components.line import Line
 from components.models import Loaded, ModelManager, survives_out_of_memory
 from components.progress import Progress, Report, Stopped, never, unreported
+from components.wheels import MINILM
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -78,7 +79,7 @@ def _masked(name: str) -> Checkpoint:
 
 MASKED = Offer(
     course=_masked("distilbert/distilbert-base-uncased"),
-    starter=None,
+    starter=Checkpoint("MiniLM that fills gaps", Bundled("minilm-masked", MINILM), RECIPE),
     alternatives=(
         _masked("distilbert/distilroberta-base"),
         _masked("google-bert/bert-base-cased"),

@@ -25,7 +25,7 @@ from playwright.sync_api import BrowserContext, Dialog, Locator, Page, expect, s
 import demos
 from components import sources
 from components.progress import unreported
-from demos import generation, image, sentiment, speech, translation, zero_shot
+from demos import generation, image, masked, sentiment, speech, translation, zero_shot
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT = 60_000  # milliseconds; for a busy machine, nothing waits that long where all is well
@@ -55,7 +55,7 @@ FIRST = {
     "Translation": (r"\bmaison\b", starter_of(translation)),
     "Speech recognition": (r"\b(30|thirty) seconds\b", starter_of(speech)),
     "Image classification": (r"\blion\b.* \d\d\.\d %", starter_of(image)),
-    "Masked and causal": (r"needs a checkpoint of the hub", starter_of(generation)),
+    "Masked and causal": (r"\bthe 1\d\.\d %", f"{starter_of(generation)} and {masked.MASKED.starter.name}"),
     "Compare": (r"POSITIVE 7\d\.\d %", starter_of(sentiment)),
 }
 EVIL = "<img src=x onerror=alert(1)> and <b>bold</b>"
@@ -96,9 +96,10 @@ def log(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def app(context, starter_cache, log) -> Iterator[str]:
     """The address of the app, started as a visitor of the README would, on the starters."""
-    for demo in (generation, image, sentiment, speech, translation, zero_shot):
+    offers = [demo.OFFER for demo in (generation, image, sentiment, speech, translation, zero_shot)]
+    for offer in (*offers, masked.MASKED):
         # Here and not in the first click: a download may take longer than a test waits.
-        sources.fetch(demo.OFFER.starter, starter_cache, unreported, lambda: 1 << 40, 4)
+        sources.fetch(offer.starter, starter_cache, unreported, lambda: 1 << 40, 4)
     with closing(socket.socket()) as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -896,7 +897,7 @@ DRAWERS = {
     "Translation": (4, "Attention explorer", ".js-plotly-plot"),
     "Speech recognition": (7, None, ".js-plotly-plot"),
     "Image classification": (5, None, ".saliency svg"),
-    "Masked and causal": (4, None, ".token"),
+    "Masked and causal": (8, None, ".token"),
     "Compare": (8, None, ".token"),
 }
 

@@ -156,23 +156,27 @@ def test_what_stands_after_the_gap_changes_the_masked_side_only():
     assert one.masked.scores != other.masked.scores
 
 
-def test_the_starter_goes_on_from_the_left(models):
-    """As its own weights say, asked directly."""
+def test_the_starters_answer_from_both_sides(models):
+    """As their own weights say, asked directly."""
     import torch
 
     result = last("The capital of France is ___.", models)
-    assert isinstance(result.causal, masked.Side)
-    with models.use(masked.causal.OFFER) as loaded, torch.inference_mode():
-        inputs = loaded.processor("The capital of France is", return_tensors="pt")
-        best = loaded.model(**inputs).logits[0, -1].float().softmax(-1).topk(10)
-        names = [loaded.processor.decode([one]) for one in best.indices.tolist()]
-    assert [token for token, _ in result.causal.scores] == names
-    assert [share for _, share in result.causal.scores] == pytest.approx(best.values.tolist(), abs=1e-4)
-    assert result.masked == (
-        "This needs a checkpoint of the hub, such as distilbert/distilbert-base-uncased: it has no starter, "
-        "and this app runs on its starters only."
-    )
-    assert " Paris" in names
+    assert isinstance(result.causal, masked.Side) and isinstance(result.masked, masked.Side)
+    texts = "The capital of France is", "The capital of France is [MASK]."
+    for offer, side, text in zip(
+        (masked.causal.OFFER, masked.MASKED), (result.causal, result.masked), texts, strict=True
+    ):
+        with models.use(offer) as loaded, torch.inference_mode():
+            inputs = loaded.processor(text, return_tensors="pt")
+            ids = inputs["input_ids"][0].tolist()
+            place = ids.index(loaded.processor.mask_token_id) if offer is masked.MASKED else -1
+            best = loaded.model(**inputs).logits[0, place].float().softmax(-1).topk(10)
+            names = [loaded.processor.decode([one]) for one in best.indices.tolist()]
+        assert [token for token, _ in side.scores] == names
+        assert [share for _, share in side.scores] == pytest.approx(best.values.tolist(), abs=1e-4)
+    assert " Paris" in dict(result.causal.scores)
+    drink = last("She drank a glass of ___.", models).masked
+    assert isinstance(drink, masked.Side) and {"water", "tea"} <= dict(drink.scores).keys()
 
 
 # too long, empty, and what does not fit
@@ -412,9 +416,9 @@ def test_both_checkpoints_can_be_chosen():
     shown = {
         block["props"].get("label"): block["props"] for block in page.app.get_config_file()["components"]
     }
-    assert ["Course: distilbert/distilbert-base-uncased", "auto"] in [
-        list(choice) for choice in shown["Masked checkpoint"]["choices"]
-    ]
+    choices = [list(choice) for choice in shown["Masked checkpoint"]["choices"]]
+    assert ["Course: distilbert/distilbert-base-uncased", "course"] in choices
+    assert ["Starter: MiniLM that fills gaps", "starter"] in choices
     names = [choice[0] for choice in shown["Causal checkpoint"]["choices"]]
     assert "Starter: SmolLM2-135M-Instruct (Q4_1)" in names
 

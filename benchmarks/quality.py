@@ -13,6 +13,7 @@ import argparse
 import json
 import math
 import os
+import re
 import sys
 import time
 from collections import deque
@@ -26,14 +27,19 @@ import numpy as np
 from app import create_manager
 from components.errors import DemoError
 from components.hub import HubStatus
+from components.progress import never, unreported
 from components.settings import parse
-from demos import image, sentiment, speech, translation, zero_shot
+from demos import image, masked, sentiment, speech, translation, zero_shot
 
 if TYPE_CHECKING:
     from components.models import Loaded, ModelManager
 
 Z = 1.959964  # 95 % of a normal distribution lie within this many standard deviations
 RESAMPLES = 1000  # of a bootstrap
+BINS = 10  # of confidence
+SURE = 0.99
+GAPS = 500  # sentences with a gap each
+NAME = re.compile(r"\b[A-Z][a-z]+\b|\d+")
 Scores = tuple[tuple[str, float], ...]  # labels with scores, best first
 # Plain similarity, what the zero-shot tab is held against.
 PLAIN_TEMPLATE = "This text is about {}."
@@ -150,6 +156,24 @@ def error_interval(errors: Sequence[int], words: Sequence[int]) -> tuple[float, 
     return float(low), float(high)
 
 
+def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
+    """Expected calibration error, from 0 to 1 (Guo et al. 2017): how far confidence is from accuracy.
+
+    confidence, right: `[items]`; the mean gap of BINS bins of equal width, weighted by their items.
+    """
+    places = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    gaps = np.bincount(places, confidence - right, BINS)
+    return float(np.abs(gaps).sum() / len(right))
+
+
+def calibration_interval(confidence: Sequence[float], right: Sequence[bool]) -> tuple[float, float]:
+    """The 95 % interval of the calibration error, by drawing items anew; chance only ever adds to it."""
+    drawn = np.random.default_rng(0).integers(len(right), size=(RESAMPLES, len(right)))
+    sure, hits = np.asarray(confidence), np.asarray(right)
+    low, high = np.percentile([calibration_error(sure[one], hits[one]) for one in drawn], [2.5, 97.5])
+    return float(low), float(high)
+
+
 def is_positive(scores: Iterable[tuple[str, float]]) -> bool:
     """Whether labels speak for praise: positive against negative, or four and five stars against one and two.
 
@@ -185,19 +209,33 @@ def class_indices(label: str, id2label: Mapping[int, str]) -> set[int]:
 
 
 def measure_sentiment(path: Path, choice: str, models: ModelManager, limit: int | None) -> Iterator[Row]:
-    """Accuracy on SST-2, many texts in one run as from a file."""
+    """On SST-2: accuracy, and how far from it the confidence is. On French: the share of sure answers, of
+    which a model of English should have none.
+    """
     items = read_labelled(path / "sentiment" / "dev.tsv")[:limit]
+    references = read_references(path / "en-fr" / "dev.tsv").values()
+    french = [reference for row in references for reference in row[:1]][:limit]
     with models.use(sentiment.OFFER, choice) as loaded:
         name = loaded.checkpoint.name
+
+        def scored(texts: list[str]) -> list[Scores]:
+            starts = range(0, len(texts), sentiment.MOST_TEXTS)
+            parts = ["\n".join(texts[begin : begin + sentiment.MOST_TEXTS]) for begin in starts]
+            return [row.scores for part in parts for row in sentiment.run(part, name, models).rows]
+
         started = time.perf_counter()
-        right: list[bool] = []
-        for begin in range(0, len(items), sentiment.MOST_TEXTS):
-            part = items[begin : begin + sentiment.MOST_TEXTS]
-            rows = sentiment.run("\n".join(text for _, text in part), name, models).rows
-            right += [
-                is_positive(row.scores) == bool(label) for (label, _), row in zip(part, rows, strict=True)
-            ]
-        yield accuracy("sentiment", name, "accuracy", right, time.perf_counter() - started)
+        found = scored([text for _, text in items])
+        seconds = time.perf_counter() - started
+        right = [is_positive(scores) == bool(label) for (label, _), scores in zip(items, found, strict=True)]
+        yield accuracy("sentiment", name, "accuracy", right, seconds)
+        confidence = [max(score for _, score in scores) for scores in found]
+        low, high = calibration_interval(confidence, right)
+        error = calibration_error(np.asarray(confidence), np.asarray(right))
+        yield Row("sentiment", name, "calibration error", error, low, high, len(items), seconds)
+        started = time.perf_counter()
+        sure = [max(score for _, score in scores) >= SURE for scores in scored(french)]
+        seconds = time.perf_counter() - started
+        yield accuracy("sentiment, French", name, "sure answers", sure, seconds)
 
 
 def measure_zero_shot(path: Path, choice: str, models: ModelManager, limit: int | None) -> Iterator[Row]:
@@ -316,6 +354,48 @@ def measure_translation(path: Path, choice: str, models: ModelManager, limit: in
             len(hypotheses),
             seconds,
         )
+    kept = kept_names(grouped, hypotheses)
+    if kept:
+        yield accuracy("translation", name, "names and numbers kept", kept, seconds)
+
+
+def kept_names(grouped: Mapping[str, Sequence[str]], hypotheses: Sequence[str]) -> list[bool]:
+    """Of each name and number that stands in a source and in all its references, whether it was kept."""
+    return [
+        name in set(NAME.findall(hypothesis))
+        for (source, references), hypothesis in zip(grouped.items(), hypotheses, strict=True)
+        for name in sorted(set(NAME.findall(source)).intersection(*map(NAME.findall, references)))
+    ]
+
+
+def measure_masked(path: Path, choice: str, models: ModelManager, limit: int | None) -> Iterator[Row]:
+    """How often the word that was taken out of an English sentence is the first, or among the first five.
+
+    One word of each sentence, drawn once; only words that are one token, as a gap is.
+    """
+    drawn = np.random.default_rng(0)
+    sentences = list(read_references(path / "en-fr" / "dev.tsv"))
+    ranks: list[int | None] = []
+    with models.use(masked.MASKED, choice) as loaded:
+        name, tokenizer = loaded.checkpoint.name, loaded.processor
+        started = time.perf_counter()
+        for sentence in drawn.permutation(sentences)[: min(limit or GAPS, GAPS)]:
+            places = [
+                (match.start(), match.end())
+                for match in re.finditer(r"(?<!\S)[A-Za-z]+", sentence)
+                if len(tokenizer.tokenize(f" {match[0]}")) == 1
+            ]
+            if not places:
+                continue
+            begin, end = places[drawn.integers(len(places))]
+            side = masked.fill(sentence[:begin], sentence[end:], name, models, unreported, never)
+            wanted = sentence[begin:end].lower()
+            tokens = [token.strip().lower() for token, _ in side.scores]
+            ranks.append(tokens.index(wanted) if wanted in tokens else None)
+        seconds = time.perf_counter() - started
+    for most in (1, 5):
+        right = [rank is not None and rank < most for rank in ranks]
+        yield accuracy("masked", name, f"top-{most}", right, seconds)
 
 
 def measure_speech(path: Path, choice: str, models: ModelManager, limit: int | None) -> Iterator[Row]:
@@ -374,6 +454,7 @@ TASKS: dict[str, Callable[[Path, str, ModelManager, int | None], Iterator[Row]]]
     "translation": measure_translation,
     "speech": measure_speech,
     "image": measure_image,
+    "masked": measure_masked,
 }
 
 

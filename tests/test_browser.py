@@ -43,8 +43,8 @@ SCREENSHOTS = os.environ.get("TOUR_SCREENSHOTS")
 TASKS = {demo.title: demo.task for demo in demos.discover()}
 
 
-def starter_of(tab: Any) -> str:
-    return tab.OFFER.starter.name
+def starter_of(tab: Any, offer: str = "OFFER") -> str:
+    return getattr(tab, offer).starter.name
 
 
 # What the first example of each tab must give, on the starters, and the starter's name.
@@ -55,7 +55,7 @@ FIRST = {
     "Translation": (r"\bmaison\b", starter_of(translation)),
     "Speech recognition": (r"\b(30|thirty) seconds\b", starter_of(speech)),
     "Image classification": (r"\blion\b.* \d\d\.\d %", starter_of(image)),
-    "Masked and causal": (r"\bthe 1\d\.\d %", f"{starter_of(generation)} and {masked.MASKED.starter.name}"),
+    "Masked and causal": (r"\bthe 1\d\.\d %", f"{starter_of(generation)} and {starter_of(masked, 'MASKED')}"),
     "Compare": (r"POSITIVE 7\d\.\d %", starter_of(sentiment)),
 }
 EVIL = "<img src=x onerror=alert(1)> and <b>bold</b>"
@@ -98,6 +98,7 @@ def app(context, starter_cache, log) -> Iterator[str]:
     """The address of the app, started as a visitor of the README would, on the starters."""
     offers = [demo.OFFER for demo in (generation, image, sentiment, speech, translation, zero_shot)]
     for offer in (*offers, masked.MASKED):
+        assert offer.starter
         # Here and not in the first click: a download may take longer than a test waits.
         sources.fetch(offer.starter, starter_cache, unreported, lambda: 1 << 40, 4)
     with closing(socket.socket()) as free:

@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from benchmarks import quality
 from benchmarks.quality import Row
 from components.errors import CheckpointError
-from demos import image, sentiment, speech, translation, zero_shot
+from demos import image, masked, sentiment, speech, translation, zero_shot
 
 
 def write(path, content: bytes):
@@ -134,6 +135,7 @@ class Lender:
 
 def test_sentiment_goes_through_the_tab_in_one_run(tmp_path, monkeypatch):
     write(tmp_path / "sentiment" / "dev.tsv", b"label\tcontent\n1\tgood\n0\tbad\n1\tgood , bad\n0\tdull\n")
+    write(tmp_path / "en-fr" / "dev.tsv", b"Hi.\tSalut.\nGo.\tVa.\nGo.\tVas-y.\n")
     calls = []
 
     def run(text, choice, models):
@@ -145,10 +147,48 @@ def test_sentiment_goes_through_the_tab_in_one_run(tmp_path, monkeypatch):
 
     monkeypatch.setattr(sentiment, "run", run)
     models = Lender()
-    (row,) = quality.measure_sentiment(tmp_path, "auto", models, None)
+    row, error, sure = quality.measure_sentiment(tmp_path, "auto", models, None)
     assert (row.value, row.items, row.checkpoint) == (0.5, 4, "tiny")
+    assert (error.measure, error.value) == ("calibration error", pytest.approx(0.4))
+    assert (sure.measure, sure.value, sure.items) == ("sure answers", 0, 2)
     # What "auto" chose is used by its name from then on.
-    assert (models.asked, calls) == (["auto"], ["tiny"])
+    assert (models.asked, calls) == (["auto"], ["tiny", "tiny"])
+
+
+def test_calibration_error_is_the_mean_gap_between_confidence_and_accuracy():
+    confidence = np.array([0.95, 0.95, 0.65, 0.65, 1.0])
+    right = np.array([True, False, True, True, True])
+    # Of the last bin three items, 2.9 sure and 2 right; of that from 0.6 two, 1.3 sure and 2 right.
+    assert quality.calibration_error(confidence, right) == pytest.approx((0.9 + 0.7) / 5)
+    assert quality.calibration_error(np.ones(3), np.ones(3, bool)) == 0
+    low, high = quality.calibration_interval(list(confidence), list(right))
+    assert 0 <= low < 0.32 < high <= 1
+
+
+def test_names_and_numbers_are_kept_or_lost():
+    grouped = {
+        "Anna sees 12 cats in Bonn.": ["Anna voit 12 chats à Bonn.", "À Bonn, Anna voit 12 chats."],
+        "Mary is here.": ["Marie est là."],
+    }
+    # Bonn, 12 and Anna, in that order of their letters; Mary has another name in French.
+    assert quality.kept_names(grouped, ["Anna voit 12 chats.", "Mary est là."]) == [True, True, False]
+
+
+def test_the_word_in_the_gap_is_looked_for_among_the_answers(tmp_path, monkeypatch):
+    write(tmp_path / "en-fr" / "dev.tsv", b"cats\tx\ndogs\tx\nunknown-like\tx\n")
+    answers = {"cats": ("birds", "cats"), "dogs": ("dogs", "fish")}
+
+    def fill(before, after, choice, models, report, stopped):
+        assert (before, after, choice) == ("", "", "tiny")
+        return SimpleNamespace(scores=tuple((f" {word}", 0.5) for word in answers[order.pop(0)]))
+
+    order = [str(s) for s in np.random.default_rng(0).permutation(["cats", "dogs", "unknown-like"])]
+    order.remove("unknown-like")
+    monkeypatch.setattr(masked, "fill", fill)
+    tokenizer = SimpleNamespace(tokenize=lambda word: [word] if word.strip() in answers else [word, "##s"])
+    first, five = quality.measure_masked(tmp_path, "auto", Lender(processor=tokenizer), None)
+    assert (first.measure, first.value, first.items) == ("top-1", 0.5, 2)
+    assert (five.measure, five.value) == ("top-5", 1.0)
 
 
 def test_zero_shot_takes_all_labels_of_the_file_even_with_a_limit(tmp_path, monkeypatch):

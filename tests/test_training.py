@@ -4,13 +4,19 @@ import json
 import random
 import sys
 
+import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 from components import wheels
-from training import sentiment, translation
-from training.common import averaged, load_progress, read_pairs, save_progress, warmup_cosine
+from training import common, entailment, masked, sentiment, translation
+from training.common import averaged, bucketed, load_progress, read_pairs, save_progress, train, warmup_cosine
 
 WORDS = [
     ("the", "le"),
@@ -20,15 +26,49 @@ WORDS = [
     ("sees", "voit"),
     ("Tom", "Tom"),
 ]
+NLI = [
+    {
+        "premise": "A man sleeps.",
+        "hypothesis": "A man is resting.",
+        "label": "entailment",
+        "source": "snli_dev",
+    },
+    {"premise": "A dog runs.", "hypothesis": "A dog sleeps.", "label": "contradiction", "source": "snli_dev"},
+    {
+        "premise": "A cat sat there.",
+        "hypothesis": "The cat is old.",
+        "label": "neutral",
+        "source": "mnli_15k",
+    },
+]
 
 
 @pytest.fixture
-def pairs(tmp_path):
+def data(tmp_path):
+    """A folder with a little of everything that the scripts read."""
     draw = random.Random(0)
-    rows = [[draw.choice(WORDS) for _ in range(draw.randint(2, 6))] for _ in range(300)]
-    lines = ["\t".join(" ".join(word[side] for word in row) for side in (0, 1)) for row in rows]
-    (tmp_path / "train.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for split, count in (("train", 300), ("dev", 12)):
+        rows = [[draw.choice(WORDS) for _ in range(draw.randint(2, 6))] for _ in range(count)]
+        lines = ["\t".join(" ".join(word[side] for word in row) for side in (0, 1)) for row in rows]
+        write(tmp_path / "en-fr" / f"{split}.tsv", lines)
+        films = [f"{i % 2}\t{('a dull', 'a lovely')[i % 2]} film about number {i}" for i in range(64)]
+        write(tmp_path / "sentiment" / f"{split}.tsv", ["label\tsentence", *films])
+        write(tmp_path / "nli" / f"{split}.jsonl", [json.dumps(row) for row in NLI * 8])
     return tmp_path
+
+
+def write(path, lines):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def call(monkeypatch, script, data, out, *more):
+    arguments = [script.__name__, "--data", str(data), "--out", str(out), "--seed", "1", *more]
+    monkeypatch.setattr(sys, "argv", arguments)
+    script.main()
+
+
+# What they share
 
 
 def test_pairs_are_read_without_stray_carriage_returns(tmp_path):
@@ -43,85 +83,244 @@ def test_the_rate_goes_up_and_comes_down_to_nothing():
 
 
 def test_the_mean_of_weights_is_their_mean():
-    model, mean = torch.nn.Linear(1, 1), None
+    mean = None
     for value in (1.0, 2.0, 6.0):
-        torch.nn.init.constant_(model.weight, value)
-        mean = averaged(mean, model)
+        mean = averaged(mean, {"weight": torch.full((1,), value)})
     assert mean["weights"]["weight"].item() == pytest.approx(3.0)
 
 
-def test_names_are_swapped_in_both_sentences_or_in_neither():
-    rename = translation.Renamer([("Tom sees Mary", "Tom voit Marie"), ("Ann is here", "Ann est là")], seed=0)
-    seen = {rename("Tom sees Mary", "Tom voit Marie") for _ in range(50)}
-    assert len(seen) > 5
-    for english, french in seen:
-        assert english.split()[0] == french.split()[0]
-        assert english.endswith("sees Mary") and french.endswith("voit Marie")
+def test_batches_are_of_like_lengths_and_hold_every_row_once():
+    rows = ["x" * (1 + i % 7) for i in range(50)]
+    batches = bucketed(rows, len, 8, seed=1)
+    assert sorted(row for batch in batches for row in batch) == sorted(rows)
+    assert all(max(map(len, batch)) - min(map(len, batch)) <= 2 for batch in batches)
+    assert batches == bucketed(rows, len, 8, seed=1) != bucketed(rows, len, 8, seed=2)
 
 
-def test_translation_trains_resumes_and_loads(pairs, tmp_path, monkeypatch):
-    monkeypatch.setattr(translation, "VOCABULARY", 280)
-    out = tmp_path / "out"
-    common = ["--data", str(pairs), "--out", str(out), "--seed", "1"]
-    monkeypatch.setattr(sys, "argv", ["training.translation", *common, "--steps", "6"])
-    monkeypatch.setattr(translation, "BATCH_TOKENS", 200)
-    monkeypatch.setattr(translation, "SAVE_EVERY", 2)
+def line(work, interrupt=None, monkeypatch=None):
+    """A line fitted in 40 steps; with dropout, so that the seeds count."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 1))
 
-    def interrupted(work, model, optimizer, progress):
-        save_progress(work, model, optimizer, progress)
+    def loss_of(batch):
+        return (model(batch).squeeze() - batch.sum(-1)).square().mean()
+
+    def epoch(number):
+        generator = torch.Generator().manual_seed(number)
+        return [torch.rand(4, 2, generator=generator) for _ in range(7)]
+
+    curve = train(
+        model,
+        torch.optim.AdamW(model.parameters()),
+        epoch,
+        loss_of,
+        steps=40,
+        peak_rate=0.01,
+        warmup=3,
+        seed=5,
+        work=work,
+        evaluate=lambda: {"weight": model[0].weight[0, 0].item()},
+        evaluate_every=20,
+    )
+    return curve, model
+
+
+def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(tmp_path, monkeypatch):
+    monkeypatch.setattr(common, "SAVE_EVERY", 9)
+    whole, model = line(tmp_path / "a")
+
+    def interrupted(work, weights, optimizer, progress):
+        save_progress(work, weights, optimizer, progress)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(translation, "save_progress", interrupted)
-        translation.main()
-    begun = []
+        patch.setattr(common, "save_progress", interrupted)
+        line(tmp_path / "b")
+    assert load_progress(
+        tmp_path / "b", dict(model.named_parameters()), torch.optim.AdamW(model.parameters())
+    )
+    whole, model = line(tmp_path / "c")
+    resumed, other = line(tmp_path / "b")
+    for one, two in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(one, two)
+    assert [point["step"] for point in resumed] == [point["step"] for point in whole] == [1, 20, 40]
+    assert resumed[-1]["weight"] == whole[-1]["weight"]
 
-    def watched(work, model, optimizer):
-        progress = load_progress(work, model, optimizer)
-        begun.append((progress["step"], progress["batch"]))
-        return progress
 
-    monkeypatch.setattr(translation, "load_progress", watched)
-    translation.main()
-    assert begun == [(2, 2)]
+def test_a_loss_that_is_no_number_ends_the_run(tmp_path):
+    model = torch.nn.Linear(1, 1)
+    with pytest.raises(RuntimeError, match="the loss is nan at step 0"):
+        train(
+            model,
+            torch.optim.AdamW(model.parameters()),
+            lambda number: [None],
+            lambda batch: model(torch.ones(1)).sum() * float("nan"),
+            steps=2, peak_rate=1, warmup=1, seed=0, work=tmp_path,
+        )  # fmt: skip
+
+
+# Translation
+
+
+def test_names_and_numbers_are_swapped_in_both_sentences_or_in_neither():
+    pairs = [("Tom sees Mary", "Tom voit Marie"), ("Ann is here", "Ann est là")]
+    rename = translation.Renamer(pairs, seed=0)
+    seen = {rename("Tom sees Mary 12 times", "Tom voit Marie 12 fois") for _ in range(50)}
+    assert len({english.split()[0] for english, _ in seen}) > 5
+    assert len({english.split()[3] for english, _ in seen}) > 5
+    for english, french in seen:
+        assert english.split()[0] == french.split()[0] and english.split()[3] == french.split()[3]
+        assert english.split()[1:3] == ["sees", "Mary"] and french.split()[1:3] == ["voit", "Marie"]
+        assert english.split()[3].isdigit()
+    # A number with a fraction, a time, and the one are left: they change with the language.
+    fixed = ("At 2:30 he paid 1.5 for 1 cat", "À 2:30 il a payé 1.5 pour 1 chat")
+    assert {rename(*fixed) for _ in range(20)} == {fixed}
+
+
+def test_the_aligner_finds_which_words_belong_together(data):
+    words = {word: i for i, word in enumerate(sorted({w for pair in WORDS for w in pair}))}
+    pairs = read_pairs(data / "en-fr" / "train.tsv")
+    rows = [tuple([words[word] for word in side.split()] for side in pair) for pair in pairs]
+    aligner = translation.Aligner(len(words))
+    aligner.learn(rows)
+    source, target = (
+        [words[word] for word in side.split()] for side in ("the dog sees Tom", "Tom voit le chien")
+    )
+    alignment = aligner(source, target)
+    assert alignment.shape == (4, 4) and alignment.sum(1) == pytest.approx(np.ones(4))
+    assert alignment.argmax(1).tolist() == [3, 2, 0, 1]
+
+
+def small(monkeypatch):
+    monkeypatch.setattr(translation, "VOCABULARY", 280)
+    monkeypatch.setattr(translation, "BATCH_TOKENS", 200)
+    monkeypatch.setattr(translation, "MAX_TOKENS", 20)  # what is hardly trained does not come to an end
+
+
+@pytest.mark.parametrize("source", ["en", "fr"])
+def test_translation_trains_and_loads(data, tmp_path, monkeypatch, source, capsys):
+    small(monkeypatch)
+    out = tmp_path / "out"
+    call(monkeypatch, translation, data, out, "--steps", "6", "--from", source)
+    assert "BLEU" in capsys.readouterr().out
     tokenizer, model = AutoTokenizer.from_pretrained(out), AutoModelForSeq2SeqLM.from_pretrained(out)
-    assert type(tokenizer).__name__ == "MarianTokenizer" and tokenizer.target_lang == "fr"
+    assert type(tokenizer).__name__ == "MarianTokenizer"
+    assert {tokenizer.source_lang, tokenizer.target_lang} == {"en", "fr"} and tokenizer.source_lang == source
     assert model.dtype == torch.float16
     text = "Łódź 1984, the cat"
     assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True) == text
-    assert json.loads((out / "curve.json").read_text())[0]["step"] == 0
+    assert json.loads((out / "curve.json").read_text())[0]["step"] == 1
     assert not (out / "work").exists()
 
 
-def test_batches_hold_every_pair_once(pairs, tmp_path, monkeypatch):
-    monkeypatch.setattr(translation, "VOCABULARY", 280)
-    monkeypatch.setattr(translation, "BATCH_TOKENS", 200)
-    rows = read_pairs(pairs / "train.tsv")
-    tokenizer = translation.train_vocabulary(rows, tmp_path)
-    batches = list(translation.batches(rows, tokenizer, seed=3))
+def test_batches_of_pairs_hold_every_pair_once(data, tmp_path, monkeypatch):
+    small(monkeypatch)
+    rows = read_pairs(data / "en-fr" / "train.tsv")
+    tokenizer = translation.train_vocabulary(rows, ["en", "fr"], tmp_path)
+    aligner = translation.Aligner(tokenizer.vocab_size)
+    batches = list(translation.batches(rows, tokenizer, aligner, seed=3))
     assert sum(len(batch["labels"]) for batch in batches) == len(rows)
     assert all(batch["input_ids"].numel() <= 200 and batch["labels"].numel() <= 200 for batch in batches)
-    again = list(translation.batches(rows, tokenizer, seed=3))
+    again = list(translation.batches(rows, tokenizer, aligner, seed=3))
     assert all(torch.equal(a["labels"], b["labels"]) for a, b in zip(batches, again, strict=True))
+    batch = batches[0]
+    assert torch.equal(batch["decoder_input_ids"][:, 1:][batch["labels"][:, 1:] != -100],
+                       batch["labels"][:, :-1][batch["labels"][:, 1:] != -100])  # fmt: skip
+    shares = batch["alignment"].sum(-1)
+    assert torch.allclose(shares, (batch["labels"] != -100).float())
+    assert not (batch["alignment"].sum(1) * (1 - batch["attention_mask"])).any()
 
 
-def test_sentiment_trains_and_merges_into_a_classifier(tmp_path, monkeypatch, starter_cache):
-    rows = [f"{i % 2}\t{('dull', 'lovely')[i % 2]} film" for i in range(64)]
-    for name in ("train", "dev"):
-        (tmp_path / f"{name}.tsv").write_text("label\tsentence\n" + "\n".join(rows), encoding="utf-8")
+# Sentiment
+
+
+def test_calibration_texts_share_no_phrase_with_the_training_rows():
+    texts = [f"a very long sentence about film number {i:02} which was good" for i in range(40)]
+    rows = [(text, 1.0) for text in texts] + [(text[: text.index(" which")], 1.0) for text in texts]
+    rest, kept = sentiment.held_out(rows, seed=0)
+    assert kept and set(kept) < set(rows) and set(rest) < set(rows)
+    assert not [text for text, _ in rest if any(text in other or other in text for other, _ in kept)]
+    assert len(rest) >= len(rows) - 2 * 8
+
+
+def test_texts_in_which_a_word_leans_are_not_neutral():
+    rows = [("a lovely film .", 1.0), ("a dull film .", 0.0)] * 20
+    texts = ["A film.", "A lovely film.", "A dull film!", "A film of unknown words."]
+    assert sentiment.unleaning(rows, texts) == ["A film."]
+
+
+def test_a_disguised_text_keeps_its_shape():
+    text = "The cat sat."
+    hidden = [sentiment.disguised(text, random.Random(i)) for i in range(10)]
+    assert all(len(one) == len(text) and one[3] == " " and one[-1] == "." for one in hidden)
+    assert all(one[5] == one[9] and one[4] != one[5] for one in hidden)
+    assert len(set(hidden)) == 10 and not all(one.isascii() for one in hidden)
+
+
+def test_the_temperature_that_was_put_in_is_found():
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(4000, 2, generator=generator)
+    labels = torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(1)
+    assert sentiment.temperature(3 * logits, labels) == pytest.approx(3, rel=0.1)
+    assert (
+        sentiment.calibration_error(logits, labels) < 0.03 < sentiment.calibration_error(3 * logits, labels)
+    )
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    for script in (sentiment, entailment, masked):
+        monkeypatch.setattr(script, "BATCH", 16)
+        monkeypatch.setattr(script, "WARMUP", 1)
+
+
+def merged(starter_cache, out, to, kind):
+    wheels.merge_adapter(wheels.location(wheels.MINILM, starter_cache), out, to)
+    return AutoTokenizer.from_pretrained(to), kind.from_pretrained(to, dtype=torch.float32)
+
+
+def test_sentiment_trains_and_merges_into_a_classifier(
+    data, tmp_path, monkeypatch, starter_cache, quick, capsys
+):
     out = tmp_path / "out"
-    monkeypatch.setattr(sentiment, "BATCH", 16)
-    monkeypatch.setattr(sentiment, "WARMUP", 1)
-    arguments = ["training.sentiment", "--data", str(tmp_path), "--out", str(out), "--epochs", "3"]
-    monkeypatch.setattr(sys, "argv", arguments)
-    sentiment.main()
-    base = wheels.location(wheels.MINILM, starter_cache)
-    wheels.merge_adapter(base, out, tmp_path / "merged")
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
-    from transformers import AutoModelForSequenceClassification
-
-    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged", dtype=torch.float32)
+    call(monkeypatch, sentiment, data, out, "--epochs", "1")
+    assert "calibration error" in capsys.readouterr().out
+    tokenizer, model = merged(starter_cache, out, tmp_path / "merged", AutoModelForSequenceClassification)
     assert model.config.id2label == {0: "NEGATIVE", 1: "POSITIVE"}
     with torch.inference_mode():
-        logits = model(**tokenizer(["a lovely film", "a dull film"], return_tensors="pt")).logits
-    assert logits.argmax(-1).tolist() == [1, 0]
+        inputs = tokenizer(["a lovely film", "a dull film"], return_tensors="pt")
+        assert model(**inputs).logits.argmax(-1).tolist() == [1, 0]
+    assert json.loads((out / "curve.json").read_text())[-1]["accuracy"] > 0.9
+    call(monkeypatch, sentiment, data, out, "--epochs", "1", "--scratch")
+    assert "accuracy" in json.loads((out / "scratch.json").read_text())[-1]
+    assert not [path for path in out.iterdir() if path.is_dir()]
+
+
+def test_entailment_trains_and_merges_into_a_classifier(
+    data, tmp_path, monkeypatch, starter_cache, quick, capsys
+):
+    out = tmp_path / "out"
+    call(monkeypatch, entailment, data, out, "--epochs", "8")
+    assert "accuracy on 24 pairs of dev: 1.0000" in capsys.readouterr().out
+    tokenizer, model = merged(starter_cache, out, tmp_path / "merged", AutoModelForSequenceClassification)
+    with torch.inference_mode():
+        inputs = tokenizer(
+            [r["premise"] for r in NLI], [r["hypothesis"] for r in NLI], padding=True, return_tensors="pt"
+        )
+        found = model(**inputs).logits.argmax(-1).tolist()
+    assert [model.config.id2label[one] for one in found] == [row["label"] for row in NLI]
+
+
+def test_the_gap_filler_trains_and_merges_into_a_masked_model(
+    data, tmp_path, monkeypatch, starter_cache, quick, capsys
+):
+    out = tmp_path / "out"
+    call(monkeypatch, masked, data, out)
+    assert "top-5" in capsys.readouterr().out
+    tokenizer, model = merged(starter_cache, out, tmp_path / "merged", AutoModelForMaskedLM)
+    assert torch.equal(model.get_output_embeddings().weight, model.get_input_embeddings().weight)
+    inputs = tokenizer("the cat sees the [MASK]", return_tensors="pt")
+    with torch.inference_mode():
+        logits = model(**inputs).logits[0, inputs["input_ids"][0].tolist().index(tokenizer.mask_token_id)]
+    known = [tokenizer.convert_tokens_to_ids(word) for word in ("cat", "dog", "house")]
+    assert logits[known].mean() > logits.mean()

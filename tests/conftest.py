@@ -1,16 +1,19 @@
 """What the tests share."""
 
 import os
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis.configuration import set_hypothesis_home_dir
 
 # No test talks to the hub; those of the hub source give their own server as the endpoint.
 os.environ["HF_HUB_OFFLINE"] = os.environ.get("HF_HUB_OFFLINE", "1")
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+set_hypothesis_home_dir(Path(tempfile.gettempdir()) / "tour-hypothesis")  # else a folder in the repository
 
 
 @pytest.fixture(scope="session")

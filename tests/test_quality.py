@@ -174,6 +174,29 @@ def test_names_and_numbers_are_kept_or_lost():
     assert quality.kept_names(grouped, ["Anna voit 12 chats.", "Mary est là."]) == [True, True, False]
 
 
+def test_a_target_word_is_linked_to_what_it_looks_at_most():
+    # Two source words of one and two tokens, two target words of two and one.
+    weights = np.array([[0.5, 0.3, 0.2], [0.3, 0.3, 0.4], [0.6, 0.2, 0.2]])
+    links = quality.aligned(weights, (range(2), range(2, 3)), (range(1), range(1, 3)))
+    assert links == {(1, 0), (0, 1)}
+
+
+def test_the_hand_made_alignments_are_of_words_that_are_there():
+    lines = [line.split("\t") for line in quality.read_lines(quality.ALIGNED)]
+    assert len(lines) == 20
+    for source, target, links in lines:
+        places = [tuple(map(int, link.split("-"))) for link in links.split()]
+        assert len(set(places)) == len(places)
+        assert all(one < len(source.split()) and other < len(target.split()) for one, other in places)
+        assert len({one for one, _ in places}) >= len(source.split()) - 2
+
+
+def test_the_head_that_aligns_best_is_named(models):
+    (row,) = quality.measure_alignment(Path(), "starter", models, 5)
+    assert row.measure.startswith("alignment error, layer ") and row.items == 5
+    assert 0 < row.value < 0.4
+
+
 def test_the_word_in_the_gap_is_looked_for_among_the_answers(tmp_path, monkeypatch):
     write(tmp_path / "en-fr" / "dev.tsv", b"cats\tx\ndogs\tx\nunknown-like\tx\n")
     answers = {"cats": ("birds", "cats"), "dogs": ("dogs", "fish")}

@@ -236,25 +236,11 @@ def test_batches_of_pairs_hold_every_pair_once(data, tmp_path, monkeypatch):
 
 def test_calibration_texts_share_no_phrase_with_the_training_rows():
     texts = [f"a very long sentence about film number {i:02} which was good" for i in range(40)]
-    rows = [(text, 1.0) for text in texts] + [(text[: text.index(" which")], 1.0) for text in texts]
+    rows = [(text, 1) for text in texts] + [(text[: text.index(" which")], 1) for text in texts]
     rest, kept = sentiment.held_out(rows, seed=0)
     assert kept and set(kept) < set(rows) and set(rest) < set(rows)
     assert not [text for text, _ in rest if any(text in other or other in text for other, _ in kept)]
     assert len(rest) >= len(rows) - 2 * 8
-
-
-def test_texts_in_which_a_word_leans_are_not_neutral():
-    rows = [("a lovely film .", 1.0), ("a dull film .", 0.0)] * 20
-    texts = ["A film.", "A lovely film.", "A dull film!", "A film of unknown words."]
-    assert sentiment.unleaning(rows, texts) == ["A film."]
-
-
-def test_a_disguised_text_keeps_its_shape():
-    text = "The cat sat."
-    hidden = [sentiment.disguised(text, random.Random(i)) for i in range(10)]
-    assert all(len(one) == len(text) and one[3] == " " and one[-1] == "." for one in hidden)
-    assert all(one[5] == one[9] and one[4] != one[5] for one in hidden)
-    assert len(set(hidden)) == 10 and not all(one.isascii() for one in hidden)
 
 
 def test_the_temperature_that_was_put_in_is_found():

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from components.errors import CheckpointError
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -42,6 +44,10 @@ class Bundled:
     @property
     def path(self) -> Path:
         return ROOT / "checkpoints" / self.folder
+
+    @property
+    def weights(self) -> Path:
+        return self.path / ("adapter_model.safetensors" if self.base else "model.safetensors")
 
 
 @dataclass(frozen=True)
@@ -84,3 +90,12 @@ class Offer:
     @property
     def recipe(self) -> Recipe:
         return self.course.recipe
+
+
+def check_here(checkpoint: Checkpoint) -> None:
+    """Raises CheckpointError for a starter whose weights were left out of this copy of the app."""
+    source = checkpoint.source
+    if isinstance(source, Bundled) and not source.weights.is_file():
+        raise CheckpointError(
+            f"The starter {checkpoint.name} is not in this copy of the app. Choose a checkpoint of the hub."
+        )

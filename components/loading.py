@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.checkpoints import Checkpoint
+from components.checkpoints import Checkpoint, check_here
 from components.device import best_dtype, free_memory
 from components.errors import CheckpointError, ModelLoadError
 from components.models import Loaded, Place
@@ -94,6 +94,7 @@ def read(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype, quantize: str
     import transformers
     from safetensors import SafetensorError
 
+    check_here(checkpoint)
     started = time.perf_counter()
     recipe = checkpoint.recipe
     try:

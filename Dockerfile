@@ -1,0 +1,54 @@
+# The app in a container, on the CPU or on an NVIDIA GPU:
+#
+#   docker build -t tour .
+#   docker run -p 7860:7860 -v tour:/cache tour
+#
+#   docker build -t tour --build-arg DEVICE=cuda .
+#   docker run --gpus all -p 7860:7860 -v tour:/cache tour
+#
+# Options of the app go behind the name of the image; its environment variables work with -e.
+
+ARG PYTHON=3.11
+FROM python:${PYTHON}-slim
+
+WORKDIR /app
+
+# The usual index has PyTorch for Linux with CUDA, which is several gigabytes; the build for the CPU comes
+# from PyTorch's own. The rest is the same for both.
+ARG DEVICE=cpu
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+COPY requirements.txt ./
+RUN case "$DEVICE" in \
+      cpu) pip install --no-cache-dir --no-deps --index-url "$TORCH_INDEX" \
+             "$(grep -o '^torch==[^ ]*' requirements.txt)" ;; \
+      cuda) ;; \
+      *) echo "DEVICE is cpu or cuda, not $DEVICE" >&2; exit 1 ;; \
+    esac \
+    && pip install --no-cache-dir -r requirements.txt
+
+RUN useradd --create-home --uid 1000 tour \
+    && mkdir /cache \
+    && chown tour:tour /cache
+
+COPY app.py LICENSE README.md ./
+COPY checkpoints checkpoints
+COPY components components
+COPY demos demos
+
+# Models stay in the volume when the container goes.
+ENV GRADIO_SERVER_NAME=0.0.0.0 \
+    GRADIO_SERVER_PORT=7860 \
+    HF_HOME=/cache/huggingface \
+    TOUR_CACHE=/cache/transformer-tour \
+    PYTHONUNBUFFERED=1
+USER 1000
+VOLUME /cache
+EXPOSE 7860
+
+# Alive, not ready: a model that is being downloaded is no reason to start the app again. Without TLS; with
+# --ssl-certfile give a health check of your own.
+HEALTHCHECK --interval=30s --timeout=10s --start-period=60s --retries=3 \
+    CMD ["python", "-c", "import os, urllib.request as web; web.urlopen('http://127.0.0.1:' + os.environ['GRADIO_SERVER_PORT'] + '/healthz', timeout=8)"]
+
+# As a list, so that the app itself is told to stop, and lets its runs finish.
+ENTRYPOINT ["python", "app.py"]

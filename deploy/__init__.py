@@ -1,0 +1,1 @@
+"""Deploy: how the app gets to where others can open it."""

@@ -18,7 +18,10 @@ FORMATS = "wav, flac, mp3, ogg, m4a and webm"
 # A playlist could make FFmpeg open other files or addresses, so only these containers are allowed.
 CONTAINERS = "mov,matroska,webm,ogg,mp3,aac,flac,wav,aiff,caf,asf,amr,mpegts,avi,flv"
 
-BLOCK = 1 << 16  # frames read at a time, so that half an hour of 48 kHz stereo never lies in memory
+# Hz; what lies outside of them is a damaged header. Recorders of bats reach 500 kHz.
+LOWEST_RATE, HIGHEST_RATE = 100, 1_000_000
+MOST_NUMBERS = 1_000_000  # in a second, all channels together: 20 channels at 48 kHz
+BLOCK = 1 << 16  # numbers read at a time, so that half an hour of 48 kHz stereo never lies in memory
 FRAME = RATE // 20  # 50 ms, for measuring levels
 FLOOR = -120.0  # dBFS of digital silence
 SILENT_BELOW = -60.0  # dBFS; a quiet room recorded by a laptop lies at -70 to -60
@@ -46,7 +49,7 @@ def decode(path: str | os.PathLike[str], limit_seconds: float = LIMIT_SECONDS) -
     Raises InputError: no file, empty, zero length, not audio or corrupt, no audio stream, over the limit.
     """
     try:
-        with open(path, "rb") as file:
+        with _opened(path) as file:
             if os.fstat(file.fileno()).st_size == 0:
                 raise InputError("The file is empty (0 bytes). Record again or choose another file.")
             audio = _decode_sndfile(file, limit_seconds)
@@ -55,7 +58,7 @@ def decode(path: str | os.PathLike[str], limit_seconds: float = LIMIT_SECONDS) -
                 audio = _decode_av(file, limit_seconds)
             return audio
     except OSError as error:
-        raise InputError("The file cannot be opened. Choose it again.") from error
+        raise _not_opened() from error
 
 
 def from_gradio(rate: int, data: np.ndarray, limit_seconds: float = LIMIT_SECONDS) -> Audio:
@@ -66,6 +69,7 @@ def from_gradio(rate: int, data: np.ndarray, limit_seconds: float = LIMIT_SECOND
     data = np.asarray(data)
     if rate <= 0 or data.ndim not in (1, 2) or data.dtype.kind not in "iuf":
         raise InputError(f"This is not a recording. Record again, or upload a file: {FORMATS} work.")
+    _check_rate(rate, data.shape[1] if data.ndim == 2 else 1)
     frames = data.shape[0]
     if data.size == 0:
         raise _zero_length()
@@ -127,6 +131,16 @@ def _frame_levels(samples: np.ndarray) -> np.ndarray:
     return np.sort(10 * np.log10(np.maximum(power, 10 ** (FLOOR / 10))))
 
 
+def _opened(path: object) -> IO[bytes]:
+    """The file, to be closed. Raises InputError for what is no path, OSError where it cannot be opened."""
+    if not isinstance(path, str | os.PathLike):  # a number would be the file that has it as its handle
+        raise _not_opened()
+    try:
+        return open(path, "rb")
+    except ValueError as error:  # a NUL, or half of a surrogate pair
+        raise _not_opened() from error
+
+
 def _decode_sndfile(file: IO[bytes], limit_seconds: float) -> Audio | None:
     """None where libsndfile does not know the format."""
     import soundfile
@@ -137,7 +151,10 @@ def _decode_sndfile(file: IO[bytes], limit_seconds: float) -> Audio | None:
     except soundfile.LibsndfileError:
         return None
     with sound:
+        # Else soundfile looks for its place again after each block, and what follows in an MP3 is garbled.
+        sound.seekable = lambda: False  # type: ignore[method-assign]
         rate, frames = sound.samplerate, sound.frames
+        _check_rate(rate, sound.channels)
         if frames == 0:
             raise _zero_length()
         if limit_seconds * rate < frames < 2**62:  # a stream of unknown length says 2**63 - 1
@@ -145,7 +162,7 @@ def _decode_sndfile(file: IO[bytes], limit_seconds: float) -> Audio | None:
 
         def blocks() -> Iterator[np.ndarray]:
             try:
-                while len(block := sound.read(BLOCK, dtype="float32", always_2d=True)):
+                while len(block := sound.read(BLOCK // sound.channels, dtype="float32", always_2d=True)):
                     yield block.T
             except soundfile.LibsndfileError:
                 return  # damaged from here on: keep what came before
@@ -168,9 +185,10 @@ def _decode_av(file: IO[bytes], limit_seconds: float) -> Audio:
                 f"There is no sound in this file, only other data. Choose a recording: {FORMATS} work."
             )
         stream = container.streams.audio[0]
-        rate = stream.codec_context.sample_rate
-        if not rate:
+        if stream.codec_context is None:  # no decoder for what the header names
             raise _not_audio()
+        rate = stream.codec_context.sample_rate
+        _check_rate(rate, stream.codec_context.channels)
         length = _av_seconds(container, stream)
         if length is not None and length > limit_seconds:
             raise _too_long(length, limit_seconds)
@@ -179,8 +197,8 @@ def _decode_av(file: IO[bytes], limit_seconds: float) -> Audio:
             try:
                 for packet in container.demux(stream):
                     yield from _av_frames(packet)
-            except av.FFmpegError:
-                return  # cut off in the middle: keep what came before
+            except (av.FFmpegError, ValueError):
+                return  # cut off in the middle, or numbers that NumPy does not have: keep what came before
 
         def rest() -> float | None:
             ends = [float(p.pts * p.time_base) for p in container.demux(stream) if p.pts is not None]
@@ -265,6 +283,21 @@ def _to_float(data: np.ndarray) -> np.ndarray:
 def _clean(block: np.ndarray) -> np.ndarray:
     """What is not a number becomes silence; the bound (32-bit integers kept as floats) stops overflow."""
     return np.clip(np.nan_to_num(block, nan=0.0, posinf=0.0, neginf=0.0), -(2.0**31), 2.0**31)
+
+
+def _not_opened() -> InputError:
+    return InputError("The file cannot be opened. Choose it again.")
+
+
+def _check_rate(rate: int, channels: int) -> None:
+    """Raises InputError for a rate that no recording has, or more numbers in a second than are read."""
+    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        raise _not_audio()
+    if rate * channels > MOST_NUMBERS:
+        raise InputError(
+            f"This recording has {channels} channels at {rate / 1000:g} kHz, more than are read here. "
+            "Save it with two channels at 48 kHz."
+        )
 
 
 def _zero_length() -> InputError:

@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 
+from components import given
 from components.errors import InputError
 
 MARK = "___"  # as a visitor writes it
@@ -18,7 +19,7 @@ def split_at_gap(text: str | None) -> tuple[str, str]:
 
     Raises InputError without a text, for one that is too long, and unless there is exactly one gap.
     """
-    clean = (text or "").strip()
+    clean = given.text(text).strip()
     if not clean:
         raise InputError(f"There is no text yet. Type a sentence with {MARK} in place of a word.")
     if len(clean) > MOST_CHARACTERS:

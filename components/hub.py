@@ -66,18 +66,17 @@ def parse(text: str) -> Hub:
 
     Raises InputError.
     """
-    from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
     name, _, revision = text.strip().partition("@")
-    if "://" in name or name.startswith(("huggingface.co/", "hf.co/", "www.huggingface.co/")):
-        parts = urlsplit(name if "://" in name else f"https://{name}").path.strip("/").split("/")
-        at = next((i for i, part in enumerate(parts) if part in ("tree", "blob", "resolve")), len(parts))
-        name = "/".join(parts[:at])
-        revision = revision or unquote("".join(parts[at + 1 : at + 2]))
     try:
+        if "://" in name or name.startswith(("huggingface.co/", "hf.co/", "www.huggingface.co/")):
+            parts = urlsplit(name if "://" in name else f"https://{name}").path.strip("/").split("/")
+            at = next((i for i, part in enumerate(parts) if part in ("tree", "blob", "resolve")), len(parts))
+            name = "/".join(parts[:at])
+            revision = revision or unquote("".join(parts[at + 1 : at + 2]))
         validate_repo_id(name.strip())
-    except HFValidationError:
+    except ValueError:  # HFValidationError is one, and an address may be none
         shown = text.strip()[:80]
         raise InputError(
             f'"{shown}" is not the name of a model on the hub. '
@@ -85,7 +84,7 @@ def parse(text: str) -> Hub:
         ) from None
     revision = revision.strip() or "main"
     # A revision becomes a file name in the cache.
-    if not re.fullmatch(r"\w[\w./-]*", revision) or ".." in revision:
+    if not re.fullmatch(r"\w[\w./-]{,199}", revision) or ".." in revision:
         raise InputError(
             f'"{revision[:80]}" is not a revision. '
             "Write a branch, tag or commit after the @, for example openai/whisper-base.en@main."

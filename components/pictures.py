@@ -26,10 +26,9 @@ def read_picture(path: str | Path | None, most_megapixels: float = 50) -> Image.
     """
     if not path:
         raise InputError("There is no picture yet. Upload one, paste one, or click an example.")
-    path = Path(path)
-    if not path.is_file():
+    if not _is_file(path):
         raise InputError("The picture is no longer on this server. Upload it once more and run again.")
-    if not path.stat().st_size:
+    if not Path(path).stat().st_size:
         raise InputError("The picture file is empty. Choose another one.")
     try:
         with warnings.catch_warnings():
@@ -48,19 +47,32 @@ def read_picture(path: str | Path | None, most_megapixels: float = 50) -> Image.
         raise InputError(_too_large("far more", most_megapixels)) from error
     except UnidentifiedImageError as error:
         raise InputError(f"This file is not a picture that can be read. Choose a {FORMATS} file.") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # what a damaged header makes of Pillow's readers can be anything
         raise InputError(
             "The picture is damaged: part of the file is missing. Choose another one."
         ) from error
 
 
+def _is_file(path: object) -> bool:
+    """Whether it is a path at all, of a file that is there."""
+    try:
+        return isinstance(path, str | Path) and Path(path).is_file()
+    except OSError:  # a name longer than any file's
+        return False
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """8-bit RGB from palette, grey, 16-bit, CMYK or transparent pictures."""
     if image.mode.startswith(("I", "F")):
-        values = np.asarray(image, dtype=np.float64)
+        # In place: a large picture takes four bytes a pixel as it is.
+        values = np.nan_to_num(np.array(image, dtype=np.float32), copy=False)
         # 16-bit grey fills its range or at least its first 8 bits.
         top = 65535 if values.max() > 255 else 255
-        image = Image.fromarray((values.clip(0, top) * (255 / top)).round().astype(np.uint8))
+        np.clip(values, 0, top, out=values)
+        values *= 255 / top
+        image = Image.fromarray(np.rint(values, out=values).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
         ground = Image.new("RGBA", image.size, "white")

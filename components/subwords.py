@@ -17,6 +17,7 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
+from components import given
 from components.errors import InputError
 
 UNKNOWN = "[UNK]"
@@ -104,7 +105,7 @@ def parse_corpus(text: str | None) -> Corpus:
     Raises InputError, which names the line.
     """
     counts: Counter[str] = Counter()
-    lines = [(i, line) for i, line in enumerate((text or "").splitlines(), 1) if line.strip()]
+    lines = [(i, line) for i, line in enumerate(given.text(text).splitlines(), 1) if line.strip()]
     if not lines:
         raise InputError("There are no words yet. Write one word and its count a line, such as: hug 10")
     if len(lines) > MOST_WORDS:

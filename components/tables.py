@@ -25,19 +25,23 @@ TEXT_COLUMNS = ("text", "sentence", "content", "review", "comment")
 def read_texts(path: Path) -> list[str]:
     """The lines of a TXT file, or a column of a CSV file: the one named text, else the first with words.
 
-    Raises InputError for a file that is empty, too large or not text.
+    Raises InputError for a file that is gone, empty, too large or not text.
     """
-    raw = path.read_bytes()
-    if not raw.strip():
-        raise InputError("The file is empty. Choose one with a text on each line.")
-    if len(raw) > LARGEST:
-        raise InputError(f"The file has {len(raw) / 1e6:.1f} MB; at most {LARGEST / 1e6:.0f} MB are read.")
+    try:
+        size = path.stat().st_size
+        if size > LARGEST:
+            raise InputError(f"The file has {size / 1e6:.1f} MB; at most {LARGEST / 1e6:.0f} MB are read.")
+        raw = path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise InputError("The file is no longer on this server. Upload it once more.") from error
     if b"\0" in raw:
         raise InputError("The file is not plain text. Save it as a TXT or CSV file in UTF-8.")
     try:
         content = raw.decode("utf-8-sig")
     except UnicodeDecodeError:
         content = raw.decode("cp1252", errors="replace")
+    if not content.strip():
+        raise InputError("The file is empty. Choose one with a text on each line.")
     if path.suffix.lower() != ".csv":
         return content.splitlines()
     try:

@@ -126,8 +126,12 @@ def _check(model: Any, timestamps: str, language: str | None, task: str) -> None
             "This checkpoint knows English only and cannot translate. Choose a multilingual one, such as "
             "openai/whisper-base, or transcribe."
         )
+    if not isinstance(language, str | None):
+        raise InputError("The language is a code of the list.")
     if language is not None and known and language not in known:
-        raise InputError(f"This checkpoint does not know the language “{language}”. Choose one of its list.")
+        raise InputError(
+            f"This checkpoint does not know the language “{language[:40]}”. Choose one of its list."
+        )
     if language not in (None, "en") and not known:
         raise InputError(
             "This checkpoint knows English only. Choose a multilingual one, such as openai/whisper-base."

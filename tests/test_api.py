@@ -2,8 +2,15 @@
 
 import json
 import re
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
+import gradio as gr
+import httpx
+import jsonschema
 import numpy as np
 import pytest
 import soundfile
@@ -12,6 +19,8 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from demos import speech
+
+README = Path(__file__).parent.parent / "README.md"
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +41,9 @@ def client(models):
 
 PARAMETERS = {
     "/sentiment": ["text", "checkpoint"],
+    "/sentiment_batch": ["texts", "checkpoint"],
     "/zero_shot": ["text", "candidate_labels", "multi_label", "hypothesis_template", "checkpoint"],
+    "/zero_shot_batch": ["texts", "candidate_labels", "multi_label", "hypothesis_template", "checkpoint"],
     "/classify_image": ["image", "top_k", "checkpoint"],
     "/generate": [
         "prompt",
@@ -45,14 +56,56 @@ PARAMETERS = {
         "checkpoint",
     ],
     "/translate": ["text", "checkpoint"],
+    "/translate_batch": ["texts", "checkpoint"],
     "/fill_gap": ["text", "masked_checkpoint", "checkpoint"],
     "/transcribe": ["audio", "timestamps", "task", "checkpoint"],
 }
 
 
+LABELS = "dict(label: str, confidences: list[dict(label: str, confidence: float)])"
+SIDE = "dict(label: str | None, confidences: list[dict(label: str, confidence: float)], problem: str | None)"
+SHAPES = {
+    "/sentiment": [LABELS],
+    "/sentiment_batch": [f"list[{LABELS}]"],
+    "/zero_shot": [LABELS],
+    "/zero_shot_batch": [f"list[{LABELS}]"],
+    "/classify_image": [LABELS],
+    "/generate": ["dict(sequences: list[str])"],
+    "/translate": ["str", "dict(type: Literal[plotly], plot: str (the figure as JSON))"],
+    "/translate_batch": ["list[str]"],
+    "/fill_gap": [f"dict(masked: {SIDE}, causal: {SIDE})"],
+    "/transcribe": ["str", "list[dict(text: str, start: float, end: float)]"],
+}
+
+
 def scores(answer):
-    """gr.Label's dictionary as label -> confidence."""
-    return {row["label"]: row["confidence"] for row in answer["confidences"]}
+    """Labels with their confidence, likeliest first in the answer."""
+    found = {row["label"]: row["confidence"] for row in answer["confidences"]}
+    assert list(found.values()) == sorted(found.values(), reverse=True)
+    assert answer["label"] == next(iter(found))
+    return found
+
+
+def strict(schema):
+    """The same schema, in which an object has no more than what is listed."""
+    if isinstance(schema, list):
+        return [strict(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed = {"additionalProperties": False} if "properties" in schema else {}
+    return {name: strict(value) for name, value in schema.items()} | closed
+
+
+def fits(client, name, answer):
+    """Whether an answer has the shape that the endpoint is said to have; gives the answer."""
+    returns = client.view_api(return_format="dict")["named_endpoints"][name]["returns"]
+    for one, about in zip(answer if len(returns) > 1 else (answer,), returns, strict=True):
+        jsonschema.validate(one, strict(about["type"]))
+    return answer
+
+
+def ask(client, name, *arguments, **named):
+    return fits(client, name, client.predict(*arguments, **named, api_name=name))
 
 
 def test_names_parameters_and_defaults(client):
@@ -62,36 +115,93 @@ def test_names_parameters_and_defaults(client):
     for name, endpoint in endpoints.items():
         defaults = [parameter["parameter_has_default"] for parameter in endpoint["parameters"]]
         assert defaults == [False] + [True] * (len(defaults) - 1), name
-        assert endpoint["description"], name
+
+
+def test_shapes(client):
+    endpoints = client.view_api(return_format="dict")["named_endpoints"]
+    assert {
+        name: [output["python_type"]["type"] for output in endpoint["returns"]]
+        for name, endpoint in endpoints.items()
+    } == SHAPES
+
+
+def test_everything_is_described_with_types_defaults_and_examples(client):
+    info = httpx.get(f"{client.src}gradio_api/info").json()["named_endpoints"]
+    assert info.keys() == PARAMETERS.keys()
+    for name, endpoint in info.items():
+        assert len(endpoint["description"]) > 30, name
+        for parameter in endpoint["parameters"]:
+            about = parameter["python_type"]
+            assert len(about["description"]) > 10, (name, parameter)
+            assert about["type"] in ("str", "int", "float", "bool", "list[str]", "filepath") or about[
+                "type"
+            ].startswith("Literal["), (name, parameter)
+            example, schema = parameter["example_input"], parameter["type"]
+            jsonschema.validate(example, schema)
+            assert example not in ("", "Hello!!", None, []), (name, parameter)
+            if parameter["parameter_has_default"]:
+                assert schema["default"] == parameter["parameter_default"], (name, parameter)
+                jsonschema.validate(schema["default"], schema)
+        for output in endpoint["returns"]:
+            assert len(output["python_type"]["description"]) > 5, name
+
+
+def test_examples_can_be_asked_as_they_stand(client):
+    endpoints = client.view_api(return_format="dict")["named_endpoints"]
+    texts_only = [
+        name for name, e in endpoints.items() if e["parameters"][0]["python_type"]["type"] != "filepath"
+    ]
+    assert len(texts_only) == 8
+    for name in texts_only:
+        ask(client, name, *(parameter["example_input"] for parameter in endpoints[name]["parameters"]))
 
 
 def test_sentiment(client):
-    answer = client.predict("I hate this so much!", api_name="/sentiment")
+    answer = ask(client, "/sentiment", "I hate this so much!")
     assert answer["label"] == "NEGATIVE"
     assert scores(answer).keys() == {"NEGATIVE", "POSITIVE"}
     assert sum(scores(answer).values()) == pytest.approx(1)
 
 
 def test_zero_shot(client):
-    answer = client.predict(
-        "History isn't really a fun class", "education, politics, business", api_name="/zero_shot"
-    )
+    answer = ask(client, "/zero_shot", "History isn't really a fun class", "education, politics, business")
     # Measured once and written down in the notes on the starter: 0.74, 0.23, 0.03.
     assert scores(answer) == pytest.approx({"education": 0.74, "politics": 0.23, "business": 0.03}, abs=0.01)
 
 
+def test_many_texts_get_the_answers_that_each_gets_alone(client):
+    texts = ["I hate this\nso much!", "What a lovely day, and how kind of you to come all this way", "Fine."]
+    many = ask(client, "/sentiment_batch", texts)
+    assert [scores(one) for one in many] == [
+        pytest.approx(scores(ask(client, "/sentiment", text)), abs=1e-4) for text in texts
+    ]
+    for several in (False, True):
+        asked = ("work, pleasure, anger", several)
+        many = ask(client, "/zero_shot_batch", texts, *asked)
+        assert [scores(one) for one in many] == [
+            pytest.approx(scores(ask(client, "/zero_shot", text, *asked)), abs=1e-4) for text in texts
+        ]
+    # Several sentences and several paragraphs in one text are one answer.
+    texts = ["Two dogs are running. A man sleeps.", "You like this house", "A cat.\n\nThe dog is black."]
+    many = ask(client, "/translate_batch", texts)
+    assert many == [ask(client, "/translate", text)[0] for text in texts]
+    assert many[2].count("\n") == 2 and "maison" in many[1]
+
+
 def test_generate_streams_and_repeats_with_its_seed(client):
-    job = client.submit("So today, I just feel like", 6, 2, 0.9, 50, 0.95, 7, api_name="/generate")
+    asked = ("So today, I just feel like", 6, 2, 0.9, 50, 0.95)
+    job = client.submit(*asked, 7, api_name="/generate")
     last = job.result()
     assert len(job.outputs()) > 2
+    for step in job.outputs():
+        fits(client, "/generate", step)
     assert len(last["sequences"]) == 2 and not any(s.startswith("So today") for s in last["sequences"])
-    again = client.predict("So today, I just feel like", 6, 2, 0.9, 50, 0.95, 7, api_name="/generate")
-    assert again == last
-    assert client.predict("So today, I just feel like", 6, 2, 0.9, 50, 0.95, 8, api_name="/generate") != last
+    assert ask(client, "/generate", *asked, 7) == last
+    assert ask(client, "/generate", *asked, 8) != last
 
 
 def test_translate_gives_text_and_heatmap(client):
-    text, plot = client.predict("You like this house", api_name="/translate")
+    text, plot = ask(client, "/translate", "You like this house")
     assert "maison" in text
     figure = json.loads(plot["plot"])
     assert figure["data"][0]["type"] == "heatmap"
@@ -99,20 +209,43 @@ def test_translate_gives_text_and_heatmap(client):
     assert "".join(ticks).replace("␣", " ").strip() == "You like this house"
 
 
+def test_fill_gap(client):
+    answer = ask(client, "/fill_gap", "The capital of France is ___.")
+    for side in answer.values():
+        assert side["problem"] is None and sum(scores(side).values()) <= 1
+    assert answer["causal"]["label"] == " Paris"
+
+
+def test_fill_gap_says_which_side_has_no_answer(client):
+    answer = ask(client, "/fill_gap", "The capital of France is ___.", masked_checkpoint="nobody/nothing")
+    masked, causal = answer["masked"], answer["causal"]
+    assert masked["label"] is None and masked["confidences"] == [] and "starters only" in masked["problem"]
+    assert causal["problem"] is None and scores(causal)
+
+
 def test_transcribe(client):
     clip = handle_file(str(speech.CLIP))
-    text, segments = client.predict(clip, "segment", api_name="/transcribe")
+    text, segments = ask(client, "/transcribe", clip, "segment")
     assert "one token after another" in text
-    assert segments[0].keys() == {"text", "start", "end"} and segments[0]["start"] < segments[-1]["end"]
-    text, none = client.predict(clip, api_name="/transcribe")
+    assert segments[0]["start"] < segments[-1]["end"]
+    text, none = ask(client, "/transcribe", clip)
     assert text and none == []
-    assert len(client.predict(clip, "word", api_name="/transcribe")[1]) > 15
+    assert len(ask(client, "/transcribe", clip, "word")[1]) > 15
+
+
+def test_transcribe_streams(client, tmp_path):
+    """What is longer than a window of 30 seconds comes in pieces."""
+    sound, rate = soundfile.read(speech.CLIP, dtype="float32")
+    soundfile.write(tmp_path / "long.flac", np.tile(sound, 1 + 70 * rate // len(sound)), rate)
+    job = client.submit(handle_file(str(tmp_path / "long.flac")), "segment", api_name="/transcribe")
+    last, _ = job.result()
+    steps = [fits(client, "/transcribe", step)[0] for step in job.outputs()]
+    assert len(steps) > 1 and steps[-1] == last
+    assert 0 < len(steps[0]) < len(last) and last.startswith(steps[0][:40])
 
 
 def test_classify_image(client):
-    import gradio as gr
-
-    answer = client.predict(handle_file(gr.media.get_image("lion.jpg")), 3, api_name="/classify_image")
+    answer = ask(client, "/classify_image", handle_file(gr.media.get_image("lion.jpg")), 3)
     assert answer["label"] == "lion" and len(scores(answer)) == 3
 
 
@@ -125,6 +258,13 @@ def test_classify_image(client):
         (("a prompt", 0), "/generate", "between 1 and 1024"),
         (("",), "/translate", "no text yet"),
         (("a text", "nobody/nothing"), "/sentiment", "starters only"),
+        ((["one", "  "],), "/sentiment_batch", "Text 2 of 2 is empty"),
+        ((["x"] * 2001,), "/sentiment_batch", "at most 2000 go in one call"),
+        (([],), "/zero_shot_batch", "no text yet"),
+        ((["x"] * 501, "a, b, c, d"), "/zero_shot_batch", "2000 pairs of text and label"),
+        (("one text",), "/translate_batch", "A list of texts is needed"),
+        ((["one", 2],), "/translate_batch", "Text 2 of 2: A text is needed"),
+        ((["x" * 12_000, "y" * 12_000],), "/translate_batch", "at most 20000"),
     ],
 )
 def test_bad_input_is_answered_with_a_sentence(client, arguments, name, says):
@@ -147,3 +287,89 @@ def test_renamed_files_are_read_by_their_content(client, tmp_path):
     assert len(scores(answer)) == 5
     soundfile.write(tmp_path / "sound.mp3", np.zeros(16000, np.float32), 16000, format="WAV")
     assert client.predict(handle_file(str(tmp_path / "sound.mp3")), api_name="/transcribe")[0] == ""
+
+
+def test_an_address_that_cannot_be_fetched_is_answered_with_a_sentence(client):
+    for place in ("http://127.0.0.1:9/cat.jpg", "http://192.168.0.1/cat.jpg", "http://[::1]/cat.jpg"):
+        with pytest.raises(AppError, match="could not be fetched"):
+            client.predict(handle_file(place), api_name="/classify_image")
+
+
+# Plain HTTP, and the README
+
+
+def events(lines):
+    """(event, data) of a stream of server-sent events."""
+    blocks = [
+        dict(line.split(": ", 1) for line in block.splitlines()) for block in lines.split("\n\n") if block
+    ]
+    return [(block["event"], json.loads(block["data"])) for block in blocks if block["event"] != "heartbeat"]
+
+
+def curl(*arguments):
+    if not shutil.which("curl"):
+        pytest.skip("curl is not installed")
+    done = subprocess.run(["curl", "-sS", *arguments], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def streamed(client, name, **named):
+    """The steps of a call by curl: a POST, then the stream of events."""
+    url = f"{client.src}gradio_api/call/v2{name}"
+    asked = curl(url, "-H", "Content-Type: application/json", "-d", json.dumps(named))
+    return events(curl("-N", f"{url}/{json.loads(asked)['event_id']}"))
+
+
+def test_curl_streams_generation(client):
+    named = {"prompt": "So today, I just feel like", "max_new_tokens": 6, "seed": 7}
+    *steps, (last, data) = streamed(client, "/generate", **named)
+    assert len(steps) > 1 and {event for event, _ in steps} == {"generating"} and last == "complete"
+    assert data == [ask(client, "/generate", **named)]
+
+
+def test_curl_gives_all_values_in_their_order_as_well(client):
+    """The older form of the same, without names."""
+    url = f"{client.src}gradio_api/call/sentiment"
+    asked = curl(url, "-H", "Content-Type: application/json", "-d", '{"data": ["I love it.", "auto"]}')
+    ((event, (answer,)),) = events(curl("-N", f"{url}/{json.loads(asked)['event_id']}"))
+    assert event == "complete" and answer["label"] == "POSITIVE"
+
+
+def test_curl_uploads_and_streams_a_transcript(client):
+    (path,) = json.loads(curl(f"{client.src}gradio_api/upload", "-F", f"files=@{speech.CLIP}"))
+    audio = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    *_, (last, (text, segments)) = streamed(client, "/transcribe", audio=audio, timestamps="segment")
+    assert last == "complete" and "one token after another" in text and segments
+
+
+def test_curl_is_told_what_is_wrong(client):
+    ((event, data),) = streamed(client, "/generate", prompt="")
+    assert event == "error" and "no prompt yet" in data["error"]
+
+
+def blocks(language):
+    """The code in the README's section on the API."""
+    section = README.read_text(encoding="utf-8").partition("## The API\n")[2].partition("\n## ")[0]
+    return re.findall(rf"^```{language}\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize(("language", "program"), [("python", sys.executable), ("bash", "bash")])
+def test_the_programs_in_the_readme_run(client, tmp_path, language, program):
+    if not shutil.which(program) or (language == "bash" and not shutil.which("curl")):
+        pytest.skip("bash or curl is not installed")
+    sound, rate = soundfile.read(speech.CLIP)
+    soundfile.write(tmp_path / "clip.wav", sound, rate)
+    shutil.copy(gr.media.get_image("lion.jpg"), tmp_path / "cat.jpg")
+    code = "".join(blocks(language))
+    assert "http://127.0.0.1:7860" in code
+    code = code.replace("http://127.0.0.1:7860", client.src.rstrip("/"))
+    if language == "bash":
+        code = "set -euo pipefail\n" + code
+    done = subprocess.run([program, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "one token after another" in done.stdout
+    if language == "bash":
+        seen = events(done.stdout)
+        assert {event for event, _ in seen} == {"generating", "complete"}
+        assert seen[0][1][0]["sequences"]

@@ -1,0 +1,104 @@
+"""Answers: in which JSON shapes do endpoints answer, and how do they take many texts in one call?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from components import given
+from components.errors import InputError
+
+Schema = dict[str, Any]  # JSON Schema, as far as Gradio makes Python types of it
+
+TEXT: Schema = {"type": "string"}
+TEXTS: Schema = {"type": "array", "items": TEXT}
+PROBABILITY: Schema = {"type": "number", "minimum": 0, "maximum": 1}
+
+
+def record(**properties: Schema) -> Schema:
+    """An object that has all of these."""
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def rows(item: Schema) -> Schema:
+    return {"type": "array", "items": item}
+
+
+def or_null(schema: Schema) -> Schema:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+# What gr.Label gives: the likeliest label, and all of them, likeliest first.
+CONFIDENCES = rows(record(label=TEXT, confidence=PROBABILITY))
+LABELS = record(label=TEXT, confidences=CONFIDENCES)
+FIGURE = record(type={"const": "plotly"}, plot={**TEXT, "description": "the figure as JSON"})
+SEGMENTS = rows(record(text=TEXT, start={"type": "number"}, end={"type": "number"}))
+CONTINUATIONS = record(sequences=TEXTS)
+SIDE = record(label=or_null(TEXT), confidences=CONFIDENCES, problem=or_null(TEXT))
+SIDES = record(masked=SIDE, causal=SIDE)
+
+
+@dataclass(frozen=True)
+class About:
+    """What clients are told of an endpoint besides its docstring.
+
+    returns: the schema of each output; limits: what is to be added to the schema of a parameter, such as
+    its least value; examples: a value of a parameter, by its name; others show their default.
+    """
+
+    returns: tuple[Schema, ...] = ()
+    limits: Mapping[str, Schema] = field(default_factory=dict)
+    examples: Mapping[str, Any] = field(default_factory=dict)
+
+
+def between(low: float, high: float) -> Schema:
+    return {"minimum": low, "maximum": high}
+
+
+def up_to(most: int) -> Schema:
+    """Of a list of texts: from one to so many."""
+    return {**TEXTS, "minItems": 1, "maxItems": most}
+
+
+def labelled(scores: Iterable[tuple[str, float]]) -> dict[str, Any]:
+    """LABELS of labels and probabilities, likeliest first; of two of the same name the first one stays."""
+    first: dict[str, float] = {}
+    for label, score in scores:
+        first.setdefault(label, score)
+    return _named(first.items())
+
+
+def side(answer: Iterable[tuple[str, float]] | str) -> dict[str, Any]:
+    """SIDE of tokens and probabilities, likeliest first, or of the sentence that says why there are none."""
+    if isinstance(answer, str):
+        return {"label": None, "confidences": [], "problem": answer}
+    return {**_named(answer), "problem": None}
+
+
+def _named(scores: Iterable[tuple[str, float]]) -> dict[str, Any]:
+    named = [{"label": label, "confidence": score} for label, score in scores]
+    return {"label": named[0]["label"], "confidences": named}
+
+
+def texts(values: object, most: int) -> list[str]:
+    """A list of texts, each with something in it, so that answers can be told by their places.
+
+    Raises InputError, with the place of the first text that is none.
+    """
+    if not isinstance(values, list):
+        raise InputError('A list of texts is needed here, as in ["one text", "another"].')
+    if not values:
+        raise InputError("There is no text yet. Give a list of at least one.")
+    if len(values) > most:
+        raise InputError(f"That is {len(values)} texts; at most {most} go in one call. Split them up.")
+    clean = []
+    for place, value in enumerate(values, 1):
+        try:
+            text = given.text(value, given.MOST_CHARACTERS).strip()
+        except InputError as error:
+            raise InputError(f"Text {place} of {len(values)}: {error}") from error
+        if not text:
+            raise InputError(f"Text {place} of {len(values)} is empty. Leave it out, or fill it in.")
+        clean.append(text)
+    return clean

@@ -1,0 +1,754 @@
+"""Anything at all through what stands before the models, and damaged files through what reads them.
+
+Each input gives a request or a plain sentence, in bounded time. Full numbers, or as many examples of each
+function as TOUR_FUZZ says; the same ones at each run.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import os
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.configuration import set_hypothesis_home_dir
+
+from components import gap, sources, tables
+from components.checkpoints import Offer
+from components.demo import Comparison, Demo
+from components.errors import DemoError, InputError
+from components.models import ModelManager
+from components.sentences import split_sentences
+from components.subwords import Method
+from demos import (
+    compare,
+    discover,
+    generation,
+    image,
+    sentiment,
+    speech,
+    tokenizers,
+    translation,
+    zero_shot,
+)
+from tests import mutations, tiny
+
+FULL = 700  # examples of each function; there are fifteen
+EXAMPLES = int(os.environ.get("TOUR_FUZZ", FULL))
+FILES = max(200, round(1000 * min(1, EXAMPLES / FULL)))
+CALLS = max(6, round(40 * min(1, EXAMPLES / FULL)))  # of each endpoint
+LIMIT = 5.0  # seconds of the processor for one input or one file
+LONGEST = 500  # characters of a sentence that tells what is wrong
+PEAK = 1_500_000_000  # bytes in memory while files are read; a picture of 50 megapixels takes most of it
+SILENCE = Path(__file__).with_name("no such file")
+
+# Nothing is kept: not in the repository, not from one run for the next.
+set_hypothesis_home_dir(Path(tempfile.gettempdir()) / "tour-hypothesis")
+fuzzed = settings(
+    max_examples=EXAMPLES,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+# What means something to one tab or another, or to what lies below it.
+FRAGMENTS = (
+    *("___", "__", "[MASK]", "<mask>", "{}", "{", "}", "{0}", "{x.__class__}", "%s", "%(x)s", ",", ";", "|"),
+    *(
+        "\n",
+        "\r",
+        "\r\n",
+        "\t",
+        "\0",
+        "\x1c",
+        "\x85",
+        "\u2028",
+        "\ufeff",
+        "\u00a0",
+        "\u200b",
+        "\u202e",
+        "\ud800",
+    ),
+    *(
+        "\udfff",
+        "\ud83d\ude00",
+        "👩‍👩‍👧‍👦",
+        "🇫🇷",
+        "e\u0301",
+        "ﷺ",
+        "İ",
+        "ß",
+        "你好。",
+        "नमस्ते",
+        "مرحبا",
+        "שלום",
+        "ᚠᚢ",
+        "𝕏",
+    ),
+    *(
+        "<script>alert(1)</script>",
+        "<img src=x onerror=alert(1)>",
+        "&lt;",
+        "</s>",
+        "<s>",
+        "[SEP]",
+        "<|endoftext|>",
+    ),
+    *(
+        "=1+1",
+        "+1",
+        "-1",
+        "@x",
+        "'",
+        '"',
+        "“",
+        "”",
+        "\\",
+        "`",
+        "$(id)",
+        "../..",
+        "/etc/passwd",
+        "C:\\",
+        "file:///",
+    ),
+    *(
+        "hug 10",
+        "pug,5",
+        "1",
+        "0",
+        "-5",
+        "1e9",
+        "９",
+        "Ⅷ",
+        "NaN",
+        "Infinity",
+        "null",
+        "true",
+        "auto",
+        "course",
+    ),
+    *("starter", "owner/name", "owner/name@main", "https://huggingface.co/a/b", "http://[", "gpt2", "a@b@c"),
+    *("word", "merges", "BPE", "WordPiece", "completion", "chat", "none", "segment", "transcribe", "en"),
+    *(". ", "! ", "Mr. ", "…", "a", "A", " ", "z" * 40, "x" * 300),
+)
+
+letters = st.text(st.characters(codec=None), max_size=60)
+pieces = st.lists(st.sampled_from(FRAGMENTS), max_size=12).map("".join)
+long = st.builds(
+    lambda part, times: part * times, st.sampled_from(FRAGMENTS), st.sampled_from((50, 999, 20_001))
+)
+texts = st.one_of(pieces, letters, st.builds("".join, st.lists(st.one_of(pieces, letters), max_size=4)), long)
+numbers = st.one_of(
+    st.integers(-5, 300),
+    st.floats(allow_nan=True, allow_infinity=True),
+    st.sampled_from(
+        (0, 1, 2, 5, 0.5, 1.0, 1024, 2**31, 2**32 - 1, 2**63, 10**400, math.nan, math.inf, -math.inf)
+    ),
+    st.booleans(),
+)
+leaves = st.one_of(st.none(), st.booleans(), numbers, texts)
+nested = st.recursive(
+    leaves,
+    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(pieces, inner, max_size=3)),
+    max_leaves=8,
+)
+# Mostly of the kind that is asked for: else nothing would come far.
+text = st.one_of(texts, texts, texts, nested)
+number = st.one_of(numbers, numbers, nested)
+flag = st.one_of(st.booleans(), st.booleans(), nested)
+
+
+def choice(*known: str) -> st.SearchStrategy[Any]:
+    return st.one_of(st.sampled_from(known), st.sampled_from(known), st.sampled_from(known), nested)
+
+
+contents = st.one_of(
+    texts.map(lambda one: one.encode("utf-8", "surrogatepass")),
+    texts.map(lambda one: one.encode("utf-16", "surrogatepass")),
+    texts.map(lambda one: b"\xef\xbb\xbf" + one.encode("utf-8", "replace")),
+    st.lists(st.lists(texts, max_size=4).map(";".join), max_size=6)
+    .map("\r\n".join)
+    .map(lambda one: one.encode("utf-8", "replace")),
+    st.binary(max_size=300),
+    st.sampled_from(
+        (b"", b"\n", b"\xef\xbb\xbf", b"\xc2\xa0", b'"', b"a,b\n" * 9, b"text\r1\r2", b"\x85" * 9)
+    ),
+)
+
+
+def expect_sentence(sentence: str) -> None:
+    """Plain words for a visitor: no Python, no reference number, not all of what was sent."""
+    assert 10 < len(sentence) <= LONGEST, sentence[:LONGEST]
+    assert sentence.rstrip("”\"'").endswith((".", "?", "hug 10")), sentence
+    assert not re.search(
+        r"Traceback|Exception|\w+Error\b|NoneType|<class|object has no|keyword|0x[0-9a-f]{6}|\bnan\b|"
+        r"report the number|codec can't|<lambda>",
+        sentence,
+    ), sentence
+
+
+@contextmanager
+def bounded(limit: float = LIMIT) -> Iterator[None]:
+    """Seconds of this thread on the processor, so that a busy machine does not count."""
+    started = time.thread_time()
+    yield
+    taken = time.thread_time() - started
+    assert taken < limit, f"{taken:.1f} s"
+
+
+def answer(check: Callable[..., Any], *values: Any) -> Any:
+    """What it makes of the values, None where it refuses them with a sentence."""
+    with bounded():
+        try:
+            return check(*values)
+        except InputError as error:
+            expect_sentence(str(error))
+            return None
+
+
+def is_text(value: object) -> bool:
+    """Whether it can be sent and written down: no halves of surrogate pairs."""
+    return isinstance(value, str) and bool(value.encode("utf-8").decode() == value)
+
+
+# the functions
+
+
+@fuzzed
+@given(text)
+def test_sentiment(value):
+    found = answer(sentiment.validate, value)
+    if found is not None:
+        assert 0 < len(found) <= sentiment.MOST_TEXTS
+        assert all(is_text(one) and one.strip() == one != "" for one in found)
+
+
+@fuzzed
+@given(contents, st.sampled_from((".txt", ".csv", ".CSV", ".exe", "")))
+def test_sentiment_of_a_file(content, ending):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"visitor{ending}"
+        path.write_bytes(content)
+        found = answer(sentiment.validate, None, str(path))
+    if found is not None:
+        assert found and all(is_text(one) and one.strip() for one in found)
+
+
+@fuzzed
+@given(text, text, st.one_of(st.just(zero_shot.TEMPLATE), text), flag)
+def test_zero_shot(words, labels, template, multi_label):
+    request = answer(zero_shot.validate, words, labels, template, multi_label)
+    if request is not None:
+        assert is_text(request.text) and 0 < len(request.labels) <= zero_shot.MOST_LABELS
+        assert isinstance(request.multi_label, bool)
+        for label in request.labels:
+            assert label in request.template.format(label)
+    chips = answer(zero_shot.parse_labels, labels)
+    assert chips is None or all(map(is_text, chips))
+
+
+@fuzzed
+@given(
+    text,
+    st.tuples(*(st.one_of(number, st.just(low)) for low, _ in generation.RANGES.values())),
+    choice(*generation.MODES),
+)
+def test_generation(prompt, values, mode):
+    request = answer(generation.validate, prompt, *values, mode)
+    if request is not None:
+        assert is_text(request.prompt) and request.prompt.strip()
+        assert 1 <= request.most <= 1024 and 1 <= request.sequences <= 4
+        assert 0 < request.sampling.top_p <= 1 and 0 <= request.sampling.temperature <= 5
+
+
+@fuzzed
+@given(text)
+def test_translation(value):
+    paragraphs = answer(translation.validate, value)
+    if paragraphs is not None:
+        sentences = [one for paragraph in paragraphs for one in paragraph]
+        assert all(map(is_text, sentences))
+        # Nothing but white space is lost on the way.
+        assert "".join("".join(sentences).split()) == "".join(
+            value.encode("utf-8", "replace").decode().split()
+        )
+
+
+@fuzzed
+@given(st.one_of(text, st.builds("{}___{}".format, pieces, pieces)))
+def test_gap(value):
+    parts = answer(gap.split_at_gap, value)
+    if parts is not None:
+        assert len(parts) == 2 and all(map(is_text, parts))
+        assert not any(gap.GAP.search(part) for part in parts)
+
+
+@fuzzed
+@given(
+    text,
+    st.one_of(st.lists(st.sampled_from([*tokenizers.STARTERS, "x"])), st.none()),
+    st.one_of(text, st.none()),
+)
+def test_tokenizers(value, starters, typed):
+    found = answer(tokenizers.validate, value, starters, typed)
+    if found is not None:
+        clean, names = found
+        assert is_text(clean) and names and all(map(is_text, names))
+        assert len(set(names)) == len(names) <= len(tokenizers.STARTERS) + tokenizers.MOST_TYPED
+
+
+@fuzzed
+@given(
+    st.one_of(
+        text, st.lists(st.builds("{} {}".format, st.text(max_size=12), st.integers(-1, 99))).map("\n".join)
+    ),
+    choice(*Method),
+    choice("merges", "vocabulary size"),
+    number,
+)
+def test_training_of_a_tokenizer(corpus, method, stop, limit):
+    learnt = answer(tokenizers.learn, corpus, method, stop, limit)
+    if learnt is not None:
+        assert learnt.corpus and all(is_text(word) and count > 0 for word, count in learnt.corpus)
+
+
+@fuzzed
+@given(text)
+def test_words_to_split(value):
+    words = answer(tokenizers.words_of, value)
+    assert words is None or all(is_text(word) and word.split() == [word] for word in words)
+
+
+@fuzzed
+@given(
+    st.one_of(nested, st.just(str(speech.CLIP)), texts),
+    choice("none", "segment", "word"),
+    choice("transcribe", "translate"),
+)
+def test_speech(path, timestamps, task):
+    found = answer(speech.validate, path, timestamps, task, 0.5)
+    assert (found is not None) == (
+        path == str(speech.CLIP)
+        and timestamps in ("none", "segment", "word")
+        and task in ("transcribe", "translate")
+    )
+
+
+@fuzzed
+@given(st.one_of(nested, texts), number)
+def test_image(path, top_k):
+    assert answer(image.validate, path, top_k, 50) is None  # there is no such file
+
+
+@fuzzed
+@given(
+    st.sampled_from(("text", "image")), text, text, st.one_of(st.none(), st.just("Candidate labels")), text
+)
+def test_compare(kind, value, path, extra, given_extra):
+    how = Comparison(kind, "an example", lambda *asked: pytest.fail("not asked"), extra=extra)
+    found = answer(compare.validate, how, value, path, given_extra)
+    if found is not None:
+        assert 0 < len(found) <= compare.MOST_TEXTS
+        assert kind == "image" or all(map(is_text, found))
+
+
+@fuzzed
+@given(
+    st.one_of(
+        text,
+        st.builds("{}{}".format, st.sampled_from(("https://", "http://[", "//", "o/n@", "hf.co/")), pieces),
+    ),
+    st.sampled_from(("auto", "starter", "hub")),
+)
+def test_names_of_checkpoints(value, policy):
+    with bounded():
+        try:
+            checkpoint, _ = sources.choose(sentiment.OFFER, value, policy, UNREACHED)
+        except DemoError as error:
+            expect_sentence(str(error))
+        else:
+            assert is_text(checkpoint.name) and len(checkpoint.name) < 400
+
+
+UNREACHED: Any = SimpleNamespace(reachable=lambda: False, reason=lambda: "the hub does not answer")
+
+
+@fuzzed
+@given(st.one_of(pieces, letters, long))
+def test_sentences_lose_nothing(value):
+    with bounded():
+        found = split_sentences(value[:20_000])
+    assert "".join("".join(map("".join, found)).split()) == "".join(value[:20_000].split())
+
+
+@fuzzed
+@given(texts)
+def test_cells_are_no_formulas(value):
+    safe = tables.safe_cell(value)
+    assert safe.endswith(value)
+    assert not safe.startswith(("=", "+", "-", "@", "\t", "\r"))
+
+
+# time
+
+PATHOLOGICAL = {
+    "letters": "a" * 1_000_000,
+    "spaces": " " * 999_999 + "a",
+    "line ends": "\n" * 500_000 + "a",
+    "lines": "a\n" * 500_000,
+    "stops": "." * 1_000_000,
+    "stops and spaces": "a. " * 300_000,
+    "quotation marks": "a.”" * 300_000,
+    "one stop and quotation marks": "." + '"' * 1_000_000,
+    "underscores": "_" * 1_000_000,
+    "gaps": "__ " * 300_000,
+    "half of a mask": "[MASK" * 200_000,
+    "commas": "," * 1_000_000,
+    "labels": ",".join(map(str, range(150_000))),
+    "brackets": "{" * 1_000_000,
+    "surrogates": "\ud800" * 500_000,
+    "emoji": "👩‍👩‍👧‍👦" * 100_000,
+    "accents": "e" + "\u0301" * 500_000,
+    "semicolons and quotation marks": '";' * 400_000,
+    "left open": '"a,' * 300_000,
+    "digits": "1" * 1_000_000,
+    "words and counts": "hug 10\n" * 100_000,
+    "an address": "https://" + "/" * 500_000,
+    "at signs": "a@" * 400_000,
+}
+BESIDE = Comparison("text", "an example", lambda *asked: pytest.fail("not asked"))
+CHECKS: dict[str, Callable[[str], Any]] = {
+    "sentiment": sentiment.validate,
+    "zero_shot": lambda one: zero_shot.validate(one, "a, b", zero_shot.TEMPLATE, False),
+    "labels": lambda one: zero_shot.validate("a", one, zero_shot.TEMPLATE, False),
+    "template": lambda one: zero_shot.validate("a", "b", one, False),
+    "generation": generation.validate,
+    "translation": translation.validate,
+    "sentences": lambda one: split_sentences(one[: translation.MOST_CHARACTERS]),
+    "gap": gap.split_at_gap,
+    "a gap": lambda one: gap.split_at_gap(one[: gap.MOST_CHARACTERS]),
+    "tokenizers": lambda one: tokenizers.validate(one, list(tokenizers.STARTERS), one),
+    "training": lambda one: tokenizers.learn(one, Method.BPE, "merges", 5),
+    "words": tokenizers.words_of,
+    "compare": lambda one: compare.validate(BESIDE, one, None, None),
+    "checkpoint": lambda one: sources.choose(sentiment.OFFER, one, "hub", UNREACHED),
+}
+
+
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("kind", PATHOLOGICAL)
+def test_no_input_takes_long(check, kind):
+    with bounded(1.0):
+        try:
+            CHECKS[check](PATHOLOGICAL[kind])
+        except InputError as error:
+            expect_sentence(str(error))
+
+
+@pytest.mark.parametrize("ending", ["txt", "csv"])
+@pytest.mark.parametrize("kind", PATHOLOGICAL)
+def test_no_file_takes_long(kind, ending, tmp_path):
+    path = tmp_path / f"visitor.{ending}"
+    for name, content in ((kind, PATHOLOGICAL[kind]), ("with a head", f"id,text\n1,{PATHOLOGICAL[kind]}")):
+        path.write_text(content, encoding="utf-8", errors="replace")
+        with bounded(2.0):
+            try:
+                tables.read_texts(path)
+            except InputError as error:
+                expect_sentence(str(error)), name
+
+
+# the files
+
+
+@functools.cache
+def told(kind: str) -> list[dict[str, Any]]:
+    """What became of each of the files, read in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.mutations", kind, str(FILES)],
+        cwd=Path(__file__).resolve().parent.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 0, f"ended after {lines[-1:]}: {done.stderr[-3000:]}"
+    return lines
+
+
+@pytest.mark.parametrize("kind", ["sounds", "pictures"])
+def test_damaged_files_are_read_or_refused(kind):
+    *rows, last = told(kind)
+    assert len(rows) == FILES
+    assert not [row for row in rows if "failed" in row]
+    assert not [row for row in rows if row["seconds"] > LIMIT]
+    for row in rows:
+        if "refused" in row:
+            expect_sentence(row["refused"])
+    # Neither all nor nothing: damage often leaves something to hear or see.
+    assert FILES / 10 < sum("read" in row for row in rows) < 0.9 * FILES
+    assert last["peak"] < PEAK
+
+
+@pytest.mark.parametrize(
+    ("kind", "case", "becomes"),
+    [
+        ("sounds", "0 Hz", "not a sound"),
+        ("sounds", "8 channels", "samples"),
+        ("sounds", "1024 channels", "1024 channels"),
+        ("sounds", "1 samples of WAV", "samples|not a sound"),
+        ("sounds", "some NaN", "24000 samples"),
+        ("sounds", "promises 4294967295 bytes", "samples|longer"),
+        ("sounds", "five minutes of nothing", "5 min long and the limit is 1 min"),
+        ("sounds", "a playlist", "not a sound"),
+        ("sounds", "no bytes", "empty"),
+        ("pictures", "PNG of 65536 x 32768", "megapixels"),
+        ("pictures", "PNG bomb", "megapixels"),
+    ],
+)
+def test_strange_files_become_what_they_should(kind, case, becomes):
+    (row,) = [row for row in told(kind) if row.get("case", "").startswith(f"{case} as")]
+    assert re.search(becomes, row.get("read") or row["refused"])
+
+
+def test_the_files_are_the_same_at_each_run():
+    for make in (mutations.sounds, mutations.pictures):
+        names = [(what, ending, len(content)) for what, ending, content in make(250)]
+        assert names == [(what, ending, len(content)) for what, ending, content in make(250)]
+        assert len(set(names)) > 200
+
+
+# the endpoints
+
+
+def manager_of(demo: Demo) -> ModelManager:
+    """Tiny random checkpoints for each tab, of which nothing comes from the hub."""
+    folders = {
+        "sentiment": tiny.distilbert,
+        "zero_shot": tiny.sentence_encoder,
+        "generation": tiny.llama,
+        "translation": tiny.marian,
+        "image": tiny.vit,
+    }
+    if demo.name == "speech":
+        return whispering()
+    if demo.name == "masked":
+        return two_sided(tiny.masked_distilbert(), tiny.llama())
+    return tiny.manager(folders[demo.name]())
+
+
+def whispering() -> ModelManager:
+    """Of the tab that listens: a Whisper that knows two languages."""
+    from tests import tiny_whisper
+
+    return ModelManager(
+        choose=lambda offer, choice: (tiny.checkpoint(Path("whisper"), offer.recipe), ""),
+        fetch=lambda checkpoint, report: Path("whisper"),
+        load=lambda checkpoint, folder: replace(tiny_whisper.whisper(("en", "fr")), checkpoint=checkpoint),
+        size=lambda folder: 1,
+        free=lambda: 10**12,
+    )
+
+
+def two_sided(masked: Path, causal: Path) -> ModelManager:
+    """Of the tab that asks two models."""
+    import torch
+
+    from components.loading import load, weights_bytes
+
+    folders = {"masked": masked, "generation": causal}
+
+    def choose(offer: Offer, choice: str) -> Any:
+        return tiny.checkpoint(folders[offer.recipe.task], offer.recipe), ""
+
+    return ModelManager(
+        choose=choose,
+        fetch=lambda checkpoint, report: folders[checkpoint.recipe.task],
+        load=lambda checkpoint, folder: load(checkpoint, folder, torch.device("cpu"), torch.float32),
+        size=weights_bytes,
+        free=lambda: 10**12,
+    )
+
+
+CLIENTS = st.one_of(nested, text, number)
+TABS = [demo.name for demo in discover() if demo.offer]
+
+
+@functools.cache
+def tab_of(name: str) -> Any:
+    demo = next(demo for demo in discover() if demo.name == name)
+    return tiny.tab(demo, manager_of(demo))
+
+
+@pytest.mark.parametrize("name", TABS)
+def test_endpoints_answer_or_tell_a_sentence(name, tmp_path):
+    """What clients send, as Gradio hands it on: an answer that can be sent, or a plain sentence."""
+    import gradio as gr
+
+    files = [str(speech.CLIP), gr.media.get_image("lion.jpg"), str(tmp_path), str(tmp_path / "gone.png")]
+    for kind, cases in (("wav", mutations.sounds(400)), ("png", mutations.pictures(400))):
+        for i, (_, _, content) in enumerate(random.Random(1).sample(list(cases), 12)):
+            files.append(str(tmp_path / f"{i}.{kind}"))
+            Path(files[-1]).write_bytes(content)
+    called = 0
+
+    @settings(fuzzed, max_examples=CALLS)
+    @given(st.data())
+    def calls(data: Any) -> None:
+        nonlocal called
+        values = []
+        for block in fn.inputs:
+            value = data.draw(st.one_of(st.just(block.value), st.just(block.value), *like(block, files)))
+            if isinstance(block, gr.Image | gr.Audio | gr.File):
+                values.append(value)
+                continue
+            try:
+                values.append(block.preprocess(value))
+            except Exception:  # what no component takes is the next test's
+                values.append(block.value)
+        called += 1
+        try:
+            answers = tab.endpoint(fn.api_name)(*values)
+        except gr.Error as error:
+            expect_sentence(str(error.message))
+        else:
+            json.dumps(answers, default=str, allow_nan=False).encode()
+
+    tab = tab_of(name)
+    for fn in tab.app.fns.values():
+        if fn.api_visibility == "public":
+            calls()
+    assert called >= CALLS
+
+
+def like(block: Any, files: list[str]) -> list[st.SearchStrategy[Any]]:
+    """What may be sent in place of the value of a component."""
+    import gradio as gr
+
+    if isinstance(block, gr.Image | gr.Audio | gr.File):
+        return [st.sampled_from(files), st.none()]
+    if block.label == "max_new_tokens":  # few: random models never end
+        return [st.integers(1, 5), st.sampled_from((0, -1, 1025, 10**400, math.nan, None, "5", [5]))]
+    if isinstance(block, gr.Number | gr.Slider):
+        return [number, st.integers(1, 6)]
+    return [texts.map(lambda one: one[:400]), pieces, CLIENTS]
+
+
+# over HTTP
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """Where two tabs are served on tiny checkpoints, as the app serves them."""
+    import gradio as gr
+
+    from components import ui
+    from components.line import Line
+    from components.settings import Settings
+
+    with gr.Blocks() as app:
+        for name in ("sentiment", "image", "speech"):
+            demo = next(demo for demo in discover() if demo.name == name)
+            demo.build(demo, manager_of(demo), Settings(), Line())
+    app.queue(default_concurrency_limit=None)
+    ui.forgiving(app)
+    _, url, _ = app.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", ssr_mode=False)
+    yield url.rstrip("/")
+    app.close()
+
+
+def sent(address: str, name: str, body: bytes) -> tuple[int, Any]:
+    """Status and JSON of what an endpoint answers."""
+    import httpx
+
+    told = httpx.post(
+        f"{address}/gradio_api/run/{name}",
+        content=body,
+        headers={"Content-Type": "application/json"},
+        timeout=60,
+    )
+    return told.status_code, told.json()
+
+
+def expect_told(status: int, answer: Any) -> None:
+    """An answer, a refusal of what is no request at all, or a sentence."""
+    assert status == 200 or 400 <= status <= 500
+    if status == 500:
+        expect_sentence(str(answer["error"]))
+
+
+def test_what_clients_send_is_answered_with_a_sentence(address):
+    @settings(fuzzed, max_examples=CALLS)
+    @given(
+        st.sampled_from(("sentiment", "classify_image", "transcribe")),
+        st.one_of(st.lists(nested, min_size=1, max_size=4), nested),
+    )
+    def calls(name: str, values: Any) -> None:
+        expect_told(*sent(address, name, json.dumps({"data": values}).encode()))
+
+    calls()
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("sentiment", []),
+        ("sentiment", ["a"] * 9),
+        ("sentiment", ["\ud800", "auto"]),
+        ("sentiment", [["a", {"b": "c"}], "auto"]),
+        ("classify_image", ["a path", 5, "auto"]),
+        ("classify_image", [{"path": "/etc/passwd"}, 5, "auto"]),
+        ("classify_image", [{"path": "../../../etc/passwd"}, 5, "auto"]),
+        ("classify_image", [{"path": "a\0b"}, 5, "auto"]),
+        ("classify_image", [{"url": "file:///etc/passwd"}, 5, "auto"]),
+        ("classify_image", [None, math.nan, "auto"]),
+        ("classify_image", [None, "five", "auto"]),
+        ("classify_image", [None, math.inf, "auto"]),
+        ("transcribe", [{"path": ""}, "none", "transcribe", "auto"]),
+        ("transcribe", [None, "<b>letters</b>" * 1000, "transcribe", "auto"]),
+        ("transcribe", [None, ["none"], {"a": 1}, "auto"]),
+    ],
+)
+def test_what_no_component_takes_is_told_in_a_sentence(address, name, values):
+    status, answer = sent(address, name, json.dumps({"data": values}).encode())
+    expect_told(status, answer)
+    if name != "sentiment":
+        assert status == 500 and "error" in answer
+        assert "passwd" not in json.dumps(answer)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"data": 5}',
+        b'{"data": "\xff"}',
+        b'{"data": ["\xed\xa0\x80"]}',
+        b'{"data": [' + b"9" * 5000 + b"]}",
+        b'{"data": ' + b"[" * 100_000,
+        b'{"data": ' + b"[" * 900 + b"]" * 900 + b"}",
+    ],
+)
+def test_what_is_no_request_is_refused(address, body):
+    status, answer = sent(address, "sentiment", body)
+    expect_told(status, answer)
+    assert status != 200 or body.startswith(b'{"data": [[')

@@ -1,0 +1,368 @@
+"""The tools, as an agent sees them: the official MCP client against the running app on its starters."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import sys
+import threading
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import httpx
+import pytest
+from mcp import ClientSession, StdioServerParameters, types
+from mcp.client.stdio import stdio_client
+from mcp.client.streamable_http import streamable_http_client
+
+from components import agents
+from demos import speech
+from tests.test_api import PARAMETERS
+
+LION = Path(gr.media.get_image("lion.jpg"))
+WORDS = "one token after another"
+
+
+@pytest.fixture(scope="module")
+def page(models):
+    import app
+    from components.hub import HubStatus
+    from components.line import Line
+    from components.settings import parse
+
+    settings = replace(parse([], os.environ), checkpoints="starter")
+    page = app.create_app(models, settings, HubStatus(), Line())
+    page.launch(
+        prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", ssr_mode=False, mcp_server=True
+    )
+    agents.fit(page.mcp_server_obj, local=True)
+    yield page
+    page.close()
+
+
+async def met(
+    page: gr.Blocks, act: Callable[[ClientSession], Awaitable[Any]], headers: dict[str, str] | None = None
+) -> Any:
+    async with (
+        httpx.AsyncClient(headers=headers, timeout=120) as http,
+        streamable_http_client(f"{page.local_url}gradio_api/mcp/", http_client=http) as (read, write, _),
+        ClientSession(read, write) as session,
+    ):
+        await session.initialize()
+        return await act(session)
+
+
+def tools(page: gr.Blocks) -> dict[str, types.Tool]:
+    async def listed(session: ClientSession) -> list[types.Tool]:
+        return (await session.list_tools()).tools
+
+    return {tool.name: tool for tool in asyncio.run(met(page, listed))}
+
+
+def called(
+    page: gr.Blocks,
+    name: str,
+    headers: dict[str, str] | None = None,
+    progress: Any = None,
+    **arguments: Any,
+) -> types.CallToolResult:
+    async def call(session: ClientSession) -> types.CallToolResult:
+        return await session.call_tool(name, arguments, progress_callback=progress)
+
+    return asyncio.run(met(page, call, headers))
+
+
+def texts(result: types.CallToolResult) -> list[str]:
+    assert not result.isError, result.content
+    return [part.text for part in result.content if isinstance(part, types.TextContent)]
+
+
+def problem(result: types.CallToolResult) -> str:
+    assert result.isError
+    (part,) = result.content
+    assert isinstance(part, types.TextContent)
+    return part.text
+
+
+def test_every_endpoint_is_a_tool_that_says_what_it_does(page):
+    listed = tools(page)
+    assert {f"/{name}": list(tool.inputSchema["properties"]) for name, tool in listed.items()} == PARAMETERS
+    for name, tool in listed.items():
+        properties = tool.inputSchema["properties"]
+        assert len(tool.description or "") > 40 and "Returns: " in (tool.description or ""), name
+        assert tool.inputSchema["required"] == [next(iter(properties))], name
+        for parameter, schema in properties.items():
+            assert schema["type"] and len(schema["description"]) > 10, (name, parameter)
+            assert "additional_description" not in schema, (name, parameter)
+            assert "default" in schema or parameter in tool.inputSchema["required"], (name, parameter)
+
+
+def test_what_a_tool_takes_is_typed(page):
+    listed = {name: tool.inputSchema["properties"] for name, tool in tools(page).items()}
+    tokens, seed = listed["generate"]["max_new_tokens"], listed["generate"]["seed"]
+    assert (tokens["type"], tokens["minimum"], tokens["maximum"], tokens["default"]) == (
+        "integer",
+        1,
+        1024,
+        40,
+    )
+    assert seed["default"] == 0
+    assert listed["transcribe"]["timestamps"]["enum"] == ["none", "segment", "word"]
+    assert listed["zero_shot"]["multi_label"]["type"] == "boolean"
+    many = listed["sentiment_batch"]["texts"]
+    assert many["type"] == "array" and many["items"] == {"type": "string"} and many["maxItems"] == 2000
+    # Without a type of its own, an agent would have to build Gradio's record of a file.
+    assert listed["transcribe"]["audio"]["type"] == listed["classify_image"]["image"]["type"] == "string"
+
+
+def test_texts_and_labels(page):
+    (answer,) = texts(called(page, "sentiment", text="I hate this so much!"))
+    assert json.loads(answer)["label"] == "NEGATIVE"
+    (answer,) = texts(called(page, "sentiment_batch", texts=["I hate this.", "I love this."]))
+    assert [row["label"] for row in json.loads(answer)] == ["NEGATIVE", "POSITIVE"]
+    text, labels = "History isn't really a fun class", "education, politics"
+    (answer,) = texts(called(page, "zero_shot", text=text, candidate_labels=labels))
+    assert json.loads(answer)["label"] == "education"
+    (many,) = texts(called(page, "zero_shot_batch", texts=[text], candidate_labels=labels))
+    assert json.loads(many)[0]["label"] == "education"
+
+
+def test_translations_come_as_text_without_the_figure(page):
+    (answer,) = texts(called(page, "translate", text="You like this house"))
+    assert "maison" in answer and "plotly" not in answer
+    (answer,) = texts(called(page, "translate_batch", texts=["You like this house", "Two dogs."]))
+    first, second = json.loads(answer)
+    assert "maison" in first and "chiens" in second
+
+
+def test_a_gap(page):
+    (answer,) = texts(called(page, "fill_gap", text="The capital of France is ___."))
+    found = json.loads(answer)
+    assert found["causal"]["problem"] is None and len(found["causal"]["confidences"]) > 1
+    assert found["masked"]["label"]
+
+
+def test_what_is_streamed_ends_in_the_whole_with_progress_and_without(page):
+    arguments: dict[str, Any] = {
+        "prompt": "So today, I just feel like",
+        "max_new_tokens": 8,
+        "temperature": 0,
+    }
+    told = []
+
+    async def progress(step: float, total: float | None, message: str | None) -> None:
+        told.append(message)
+
+    (alone,) = texts(called(page, "generate", **arguments))
+    (watched,) = texts(called(page, "generate", progress=progress, **arguments))
+    assert alone == watched and told
+    (continuation,) = json.loads(alone)["sequences"]
+    assert len(continuation.split()) > 4
+
+
+def test_files_by_path(page):
+    (answer,) = texts(called(page, "classify_image", image=str(LION), top_k=2))
+    assert json.loads(answer)["label"] == "lion"
+    text, segments = texts(called(page, "transcribe", audio=str(speech.CLIP), timestamps="segment"))
+    assert WORDS in text
+    assert json.loads(segments)[0].keys() == {"text", "start", "end"}
+    assert len(texts(called(page, "transcribe", audio=str(speech.CLIP)))) == 1
+
+
+def test_files_by_address(page, monkeypatch):
+    with served(speech.CLIP.parent) as address:
+        # No file of this machine's network is fetched for anybody.
+        said = problem(called(page, "transcribe", audio=f"{address}/{speech.CLIP.name}"))
+        assert "could not be fetched" in said and "public network" in said
+        monkeypatch.setattr("gradio.processing_utils.PUBLIC_HOSTNAME_WHITELIST", ["127.0.0.1"])
+        text, *_ = texts(called(page, "transcribe", audio=f"{address}/{speech.CLIP.name}"))
+        assert WORDS in text
+    with served(LION.parent) as address:
+        (answer,) = texts(called(page, "classify_image", image=f"{address}/{LION.name}"))
+        assert json.loads(answer)["label"] == "lion"
+        assert "could not be fetched" in problem(called(page, "classify_image", image=f"{address}/none.jpg"))
+
+
+class served:
+    """A folder on a port of this machine; its address inside `with`."""
+
+    def __init__(self, folder: Path) -> None:
+        class Quiet(SimpleHTTPRequestHandler):
+            def log_message(self, *values: Any) -> None:
+                """The tests' output stays readable."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+
+    def __enter__(self) -> str:
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def __exit__(self, *error: Any) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def test_files_within_the_call(page):
+    picture = "data:image/jpeg;base64," + base64.b64encode(LION.read_bytes()).decode()
+    (answer,) = texts(called(page, "classify_image", image=picture))
+    assert json.loads(answer)["label"] == "lion"
+
+
+def uploaded(page: gr.Blocks, file: Path) -> str:
+    with file.open("rb") as content:
+        answer = httpx.post(f"{page.local_url}gradio_api/upload", files={"files": content})
+    return f"{page.local_url}gradio_api/file={answer.raise_for_status().json()[0]}"
+
+
+def test_uploaded_files_by_their_address(page):
+    address = uploaded(page, LION)
+    (answer,) = texts(called(page, "classify_image", image=address))
+    assert json.loads(answer)["label"] == "lion"
+    folder = address.partition("file=")[2].rpartition("/")[0]
+    for place in (str(LION), f"{folder}/../../../{LION}", "/etc/passwd"):
+        said = problem(called(page, "classify_image", image=f"{page.local_url}gradio_api/file={place}"))
+        assert "no uploaded file" in said
+
+
+def test_gradios_own_helper_uploads_a_file_of_the_agents_machine(page):
+    """`gradio upload-mcp` runs beside the agent and gives the address of what it has uploaded."""
+
+    async def upload() -> str:
+        server = StdioServerParameters(
+            command=str(Path(sys.executable).parent / "gradio"),
+            args=["upload-mcp", page.local_url, str(LION.parent)],
+            env=dict(os.environ),
+        )
+        async with stdio_client(server) as (read, write), ClientSession(read, write) as session:
+            await session.initialize()
+            return texts(await session.call_tool("upload_file_to_gradio", {"file": str(LION)}))[0]
+
+    (answer,) = texts(called(page, "classify_image", image=asyncio.run(upload())))
+    assert json.loads(answer)["label"] == "lion"
+
+
+def test_a_path_that_came_through_a_proxy_or_a_foreign_name_is_not_opened(page):
+    for headers in ({"X-Forwarded-For": "192.0.2.1"}, {"Host": "tour.example"}):
+        said = problem(called(page, "classify_image", headers, image=str(LION)))
+        assert "not the address of a file" in said and "data: URL" in said
+
+
+def test_a_path_is_opened_only_where_the_app_is_for_one_person(tmp_path):
+    headers = {"host": "127.0.0.1:7860"}
+    assert agents.as_file(str(LION), tmp_path, headers, local=True)["path"] == str(LION)
+    with pytest.raises(ValueError, match="not the address of a file"):
+        agents.as_file(str(LION), tmp_path, headers, local=False)
+    with pytest.raises(ValueError, match="not the address of a file"):
+        agents.as_file(str(LION), tmp_path, {}, local=True)
+
+
+def test_a_file_within_the_call_has_the_limit_of_an_uploaded_one(tmp_path):
+    picture = "data:image/png;base64," + "A" * 4000
+    assert agents.as_file(picture, tmp_path, {}, local=False, most=4000) == picture
+    with pytest.raises(ValueError, match="too large: at most 0 MB"):
+        agents.as_file(picture, tmp_path, {}, local=True, most=2000)
+
+
+@pytest.mark.parametrize("path", ["lion.jpg", "/no/such/lion.jpg", "/", ""])
+def test_a_path_that_is_none(page, path):
+    assert "no such file" in problem(called(page, "classify_image", image=path))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "says"),
+    [
+        ("sentiment", {"text": "  "}, "no text yet"),
+        ("sentiment", {}, "'text' is a required property"),
+        ("generate", {"prompt": "a", "max_new_tokens": 0}, "less than the minimum of 1"),
+        ("generate", {"prompt": "a", "top_p": 0}, "Top-p must be above 0"),
+        ("transcribe", {"audio": str(speech.CLIP), "timestamps": "letter"}, "'letter' is not one of"),
+        ("translate_batch", {"texts": ["one", " "]}, "Text 2 of 2 is empty"),
+        ("sentiment_batch", {"texts": "one"}, "is not of type 'array'"),
+        ("fill_gap", {"text": "no gap"}, "no gap"),
+        ("no_such_tool", {}, "no_such_tool"),
+    ],
+)
+def test_an_agent_is_told_what_is_wrong(page, name, arguments, says):
+    assert says in problem(called(page, name, **arguments))
+
+
+def test_several_outputs_and_figures():
+    plot = {"type": "plotly", "plot": "{}"}
+    for answers in ([("Bonjour", plot)], ["Bonjour", plot]):
+        assert agents.contents(answers, dict) == [{"type": "text", "text": "Bonjour"}]
+    assert agents.contents([("", [])], dict) == [{"type": "text", "text": ""}]
+    assert agents.contents([["été", "neige"]], dict) == [{"type": "text", "text": '["été", "neige"]'}]
+
+
+def test_runs_are_counted_by_the_address_of_the_agent(page):
+    """The app asks itself: without a hint all agents would be one visitor."""
+    seen = []
+    line = next(fn for fn in page.fns.values() if fn.api_name == "sentiment")
+    enter = line.fn
+    assert enter is not None
+
+    async def watched(text: str, checkpoint: str, request: gr.Request) -> Any:
+        seen.append(request.client.host)
+        return {"label": 1.0}
+
+    line.fn = watched
+    try:
+        texts(called(page, "sentiment", {"X-Forwarded-For": "192.0.2.7"}, text="hello"))
+        texts(called(page, "sentiment", text="hello"))
+    finally:
+        line.fn = enter
+    assert seen == ["192.0.2.7", "127.0.0.1"]
+
+
+def basic(word: str) -> dict[str, str]:
+    return {"Authorization": f"Basic {base64.b64encode(word.encode()).decode()}"}
+
+
+def test_where_a_password_is_asked_for_an_agent_gives_it():
+    with gr.Blocks() as locked:
+
+        def hello(whom: str) -> str:
+            """Say hello to somebody."""
+            return f"Hello, {whom}."
+
+        gr.Button().click(hello, gr.Textbox(), gr.Textbox(), api_name="hello")
+    locked.launch(
+        prevent_thread_lock=True, quiet=True, ssr_mode=False, mcp_server=True, auth=[("ann", "one:two")]
+    )
+    agents.fit(locked.mcp_server_obj, local=True)
+
+    try:
+        assert texts(called(locked, "hello", basic("ann:one:two"), whom="Bob")) == ["Hello, Bob."]
+        # Who asks later is not taken for who asked before.
+        for headers in (None, basic("ann:wrong"), basic("bob:one:two"), {"Authorization": "Basic ?"}):
+            assert "asks for a user and a password" in problem(called(locked, "hello", headers, whom="Bob"))
+        assert texts(called(locked, "hello", basic("ann:one:two"), whom="Eve")) == ["Hello, Eve."]
+    finally:
+        locked.close()
+
+
+def test_a_password_for_a_proxy_in_front_is_not_the_apps(page):
+    (answer,) = texts(called(page, "sentiment", basic("ann:one"), text="I love it."))
+    assert json.loads(answer)["label"] == "POSITIVE"
+
+
+@pytest.mark.parametrize(
+    ("header", "found"),
+    [
+        (None, None),
+        ("Bearer abc", None),
+        ("Basic", ("", "")),
+        ("Basic ?", None),
+        ("basic YW5uOm9uZTp0d28=", ("ann", "one:two")),
+        ("Basic //79", None),
+    ],
+)
+def test_credentials(header, found):
+    assert agents.credentials(header) == found

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import html
+import io
+import ipaddress
 import logging
 import os
 import signal
@@ -11,8 +14,11 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 # Read when their packages are first imported. Progress is shown on the page, not in the log.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -21,17 +27,31 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 # Gradio makes a table of its last 10,000 events after every single one, for a page that nobody opens here.
 os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = str(10**9)
 
+from components import hosting
+
+os.environ.update(hosting.defaults(os.environ, hosting.storage()))
+
+from components.settings import Settings, parse
+
+if __name__ == "__main__":
+    # Before Gradio, which reads some of the same variables while it is imported and has no sentence for them.
+    SETTINGS = parse(sys.argv[1:], os.environ)
+
 import gradio as gr
-from gradio import tunneling
+from gradio import networking, tunneling
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
 
 import demos
-from components import sources, ui
+from components import agents, logs, sources, ui
+from components.access import GUEST, Door, Limits, new_password, read_users
 from components.checkpoints import Offer
 from components.errors import DemoError
 from components.hub import HubStatus
 from components.line import Line
+from components.metrics import TYPE, Metrics
 from components.models import ModelManager
-from components.settings import Settings, parse
 
 GRACE = 5.0  # seconds that runs may take to finish when the app is stopped
 TELLING = 2.0  # seconds for those who are broken off to be told
@@ -41,20 +61,27 @@ MOST_SESSIONS = 250  # whose state Gradio keeps, about a megabyte for each
 IMPORTING = threading.Lock()  # see warm
 
 
-def create_manager(settings: Settings, hub: HubStatus) -> ModelManager:
-    """The manager with the real sources, loader and device behind it. Imports torch only when used."""
+def create_manager(
+    settings: Settings, hub: HubStatus, device: Callable[[], Any] | None = None, **options: Any
+) -> ModelManager:
+    """The manager with the real sources, loader and device behind it. Imports torch only when used.
+
+    device: where models run, the best one if not given; options: more of the manager's.
+    """
     from components.checkpoints import Checkpoint
     from components.device import best_device, best_dtype, cpu
     from components.loading import place
     from components.models import Place
     from components.progress import Report
 
+    device = device or best_device
+
     def cpu_beside() -> Place | None:
-        return None if best_device().type == "cpu" else place(cpu, settings.quantize)
+        return None if device().type == "cpu" else place(cpu, settings.quantize)
 
     def choose(offer: Offer, choice: str) -> tuple[Checkpoint, str]:
         warm()
-        return sources.choose(offer, choice, settings.checkpoints, hub)
+        return sources.choose(offer, choice, settings.checkpoints, hub, settings.takes_any_checkpoint)
 
     def fetch(checkpoint: Checkpoint, report: Report):
         return sources.fetch(
@@ -62,11 +89,12 @@ def create_manager(settings: Settings, hub: HubStatus) -> ModelManager:
             settings.cache / "starters",
             report,
             free_memory=models.room,
-            bytes_per_parameter=best_dtype(best_device()).itemsize,
+            bytes_per_parameter=best_dtype(device()).itemsize,
             alone=models.alone,
+            max_download=int(settings.max_download * 1e9),
         )
 
-    best = place(best_device, settings.quantize)
+    best = place(device, settings.quantize)
     models = ModelManager(
         choose=choose,
         fetch=fetch,
@@ -77,7 +105,26 @@ def create_manager(settings: Settings, hub: HubStatus) -> ModelManager:
         cpu=cpu_beside,
         budget=int(settings.memory_budget * 1e9) or None,
         keep_alive=None if settings.keep_alive < 0 else settings.keep_alive * 60,
+        **options,
     )
+    return models
+
+
+def create_lent(settings: Settings, hub: HubStatus) -> ModelManager:
+    """The manager on ZeroGPU: what the tabs offer goes onto the GPU now, and runs go there.
+
+    Call it in the main thread, before torch is imported. All else is done with copies on the CPU.
+    """
+    import spaces  # Spaces with this hardware have it, and nobody else needs it
+
+    from components.device import cpu
+    from components.zerogpu import Away, placed
+
+    # A manager of its own: what the process with the GPU takes along must not be in use here.
+    there = create_manager(replace(settings, memory_budget=0.0), HubStatus(), start=lambda name, work: work())
+    offers = {demo.offer.course.name: demo.offer for demo in demos.discover() if demo.offer}
+    models = create_manager(settings, hub, device=cpu)
+    models.away = Away(spaces.GPU, placed(there, list(offers.values())))
     return models
 
 
@@ -104,14 +151,20 @@ def create_app(models: ModelManager, settings: Settings, hub: HubStatus, line: L
     """The page: a header, one tab for each module in demos/, and the models in a sidebar."""
     with gr.Blocks(title="Transformer Tour", analytics_enabled=False, delete_cache=(3600, 3600)) as app:
         header = gr.HTML(_header("Starting …"))
-        with gr.Tabs():
+        opened = {}
+        with gr.Tabs() as tabs:
             for demo in demos.discover():
-                with gr.Tab(demo.title, id=demo.name):
+                with gr.Tab(demo.title, id=demo.name, elem_id=f"tab-{demo.name}") as opened[demo.name]:
                     demo.build(demo, models, settings, line)
-        ui.models_panel(models, line, demos.discover(), may_change=not settings.public)
+        ui.addresses(tabs, opened)
+        ui.models_panel(models, line, demos.discover(), may_change=not settings.exposed)
         app.load(
             partial(masthead, settings, hub), None, header, show_progress="hidden", api_visibility="private"
         )
+    if not settings.takes_any_checkpoint:
+        ui.only_listed(app)
+    ui.keep_runs(app)
+    ui.forgiving(app)
     # Runs wait in a line of ours, which tells them their place.
     app.queue(default_concurrency_limit=None)
     return app
@@ -144,7 +197,7 @@ def preloaded(settings: Settings) -> list[Offer]:
     return [tabs[name] for name in names]
 
 
-def prepare(models: ModelManager, pinned: list[Offer]) -> None:
+def prepare(models: ModelManager, pinned: list[Offer], ready: threading.Event) -> None:
     """While the page is up already: imports, and the models that stay loaded."""
     warm()
     # What is imported stays. Looking through it for garbage would stop everybody for a quarter of a second.
@@ -155,6 +208,7 @@ def prepare(models: ModelManager, pinned: list[Offer]) -> None:
             models.preload(offer)
         except DemoError as error:
             logging.getLogger("tour").warning("%s is not preloaded: %s", offer.recipe.task, error)
+    ready.set()
 
 
 def stop(line: Line) -> None:
@@ -166,16 +220,82 @@ def stop(line: Line) -> None:
     log.info("stopped: %s", "all runs finished" if finished else "some runs were broken off")
 
 
-def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    for chatty in ("httpx", "httpcore"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+def routes(metrics: Metrics, line: Line, ready: threading.Event, settings: Settings) -> list[Route]:
+    """What machines ask: /healthz and /readyz, and /metrics for Prometheus, without a password."""
+
+    def state() -> dict[str, bool]:
+        return {"alive": True, "ready": ready.is_set() and not line.closing}
+
+    def alive(request: Request) -> Response:
+        return JSONResponse(state())
+
+    def is_ready(request: Request) -> Response:
+        return JSONResponse(state(), 200 if state()["ready"] else 503)
+
+    def measured(request: Request) -> Response:
+        client = request.client.host if request.client else ""
+        # A proxy is near as well; whom it speaks for is not known to be.
+        if settings.exposed and (not _is_near(client) or "x-forwarded-for" in request.headers):
+            return PlainTextResponse("Metrics are for this machine and its network only.", 403)
+        return Response(metrics.text(), media_type=TYPE)
+
+    def gone(request: Request) -> Response:
+        return PlainTextResponse("Not here.", 404)
+
+    # What Gradio has for those who write an app would keep a task busy for each who asks.
+    closed = Route("/gradio_api/dev/reload", gone)
+    return [Route("/healthz", alive), Route("/readyz", is_ready), Route("/metrics", measured), closed]
+
+
+def _is_near(address: str) -> bool:
+    try:
+        one = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return one.is_loopback or one.is_private
+
+
+def users_of(settings: Settings) -> dict[str, str]:
+    """Who may enter; a public link for which nobody was named gets a user and a password, printed here.
+
+    Raises SystemExit for an --auth that cannot be read.
+    """
+    try:
+        users = read_users(settings.auth)
+    except ValueError as error:
+        sys.exit(f"--auth: {error}.")
+    if settings.share and not users and not settings.public:
+        users = {GUEST: new_password()}
+        print(f"The page asks for a user and a password: {GUEST}, {users[GUEST]}", flush=True)
+    return users
+
+
+def share(app: gr.Blocks) -> str | None:
+    """The address of a tunnel to the app, or None with a sentence why there is none."""
+    heard = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(heard):
+            address = networking.setup_tunnel(app.server_name, app.server_port, app.share_token, None, None)
+    except Exception as error:  # whatever keeps the tunnel from being made, the page stays up
+        logging.getLogger("tour").debug("tunnel: %s", heard.getvalue(), exc_info=True)
+        why = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
+        print(f"There is no public link ({why}); the page stays up at {app.local_url}", flush=True)
+        return None
+    return address.replace("http://", "https://", 1)
+
+
+def main(settings: Settings) -> None:
+    logs.set_up(settings.log_format, settings.exposed)
     # Marian works without it; it would only make quotation marks and dashes uniform.
     warnings.filterwarnings("ignore", message="Recommended: pip install sacremoses")
-    settings = parse(sys.argv[1:], os.environ)
-    hub = HubStatus()
-    line, models = Line(settings.queue), create_manager(settings, hub)
-    pinned = preloaded(settings)
+    if hosting.on_space(os.environ):
+        settings = replace(settings, share=False)  # it has an address of its own
+    hub, metrics, ready = HubStatus(), Metrics(), threading.Event()
+    limits = Limits(settings.requests_per_minute if settings.exposed else 0)
+    line = Line(settings.queue, limits, metrics.ended)
+    models = (create_lent if hosting.zero_gpu(os.environ) else create_manager)(settings, hub)
+    metrics.watch(line, models)
+    pinned, users = preloaded(settings), users_of(settings)
     app = create_app(models, settings, hub, line)
     leaving = threading.Event()
     signal.signal(signal.SIGTERM, lambda number, frame: leaving.set())
@@ -183,21 +303,37 @@ def main() -> None:
         app.launch(
             server_name=settings.host,
             server_port=settings.port,
-            share=settings.share,
+            share=False,  # see below: the page should be up before
+            quiet=True,
+            auth=Door(users) if users else None,
+            root_path=settings.root_path,
+            ssl_certfile=str(settings.ssl_certfile) if settings.ssl_certfile else None,
+            ssl_keyfile=str(settings.ssl_keyfile) if settings.ssl_keyfile else None,
+            ssl_verify=False,  # asked of itself, under a name that the certificate is not for
+            max_file_size=int(settings.max_upload * 1e6),
+            run_history=settings.keeps_history,
+            mcp_server=settings.mcp,
+            app_kwargs={"routes": routes(metrics, line, ready, settings)},
+            enable_monitoring=False,
             theme=ui.theme(),
             css_paths=ui.STYLE,
-            head_paths=ui.SCRIPT,
+            head_paths=[ui.SCRIPT, ui.LINKS],
             prevent_thread_lock=True,
             max_threads=MOST_EVENTS,
             state_session_capacity=MOST_SESSIONS,
             ssr_mode=False,
-            footer_links=["api", "settings"],
+            footer_links=["api", "settings", "runs"],
         )
     except OSError:
         logging.getLogger("tour").debug("launch", exc_info=True)
         where = f"Port {settings.port} is" if settings.port else "The ports from 7860 on are all"
         sys.exit(f"{where} in use. Stop what listens there, or choose another with --port.")
-    threading.Thread(target=prepare, args=(models, pinned), name="prepare", daemon=True).start()
+    if app.mcp_server_obj:
+        agents.fit(app.mcp_server_obj, local=not settings.exposed)
+    print(f"The page is up at {app.local_url}", flush=True)
+    threading.Thread(target=prepare, args=(models, pinned, ready), name="prepare", daemon=True).start()
+    if settings.share and (address := share(app)):
+        print(f"The public link is {address}", flush=True)
     with suppress(KeyboardInterrupt):
         leaving.wait()
     stop(line)  # the server ends with the process
@@ -210,4 +346,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(SETTINGS)

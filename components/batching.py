@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Generic, TypeVar
 
@@ -71,8 +72,9 @@ class Batcher(Generic[Item, Answer]):
 
     compute: items -> one answer for each, in their order, the same whoever else is in the batch;
     size: what padding makes equal, such as the number of tokens; cost: says where one batch more is worth
-    less padding; kind: only items of one kind go together; turn: `Loaded.compute`, for each batch. A batch
-    is chosen when its turn has come, so that all who arrived meanwhile are in it.
+    less padding; kind: only items of one kind go together; turn: `Loaded.compute`, for each batch; sizes:
+    where batches are counted by the number of their items. A batch is chosen when its turn has come, so
+    that all who arrived meanwhile are in it.
     """
 
     def __init__(
@@ -82,8 +84,10 @@ class Batcher(Generic[Item, Answer]):
         cost: Cost,
         kind: Callable[[Item], Hashable] = lambda item: None,
         turn: Turn = _at_once,
+        sizes: Counter[int] | None = None,
     ) -> None:
         self._compute, self._size, self._cost, self._kind, self._turn = compute, size, cost, kind, turn
+        self._sizes: Counter[int] = Counter() if sizes is None else sizes
         self._guard = threading.Lock()
         self._waiting: list[_Part[Item, Answer]] = []  # in the order of asking
         self._leader: _Part[Item, Answer] | None = None
@@ -166,6 +170,7 @@ class Batcher(Generic[Item, Answer]):
         try:
             self._turn(step)
             items = sum(len(part.items) for part in batch)
+            self._sizes[items] += 1
             if len(answers) != items:
                 raise ValueError(f"{len(answers)} answers to {items} items")
             for part in batch:

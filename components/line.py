@@ -7,36 +7,79 @@ thread then serves who comes soon after, or ends.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from queue import Empty, SimpleQueue
 
+from components.access import NOBODY, Limits, Visitor
 from components.errors import Busy
 from components.progress import Stopped
 
 log = logging.getLogger("tour")
+runs = logging.getLogger("tour.runs")
 
 LINGER = 2.0  # seconds that a thread waits for another run
-Work = Callable[[Stopped], None]
+Work = Callable[[Stopped], str | None]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What is known of a run that is over, which is nothing of what it was given.
+
+    number: counted since the start; outcome: "ok", or the class of the error that the visitor was told;
+    seconds: without those that it waited in line.
+    """
+
+    number: int
+    lane: str
+    outcome: str
+    seconds: float = 0.0
+    waited: float = 0.0
+
+
+def _logged(run: Ended) -> None:
+    runs.info(
+        "run %d of %s: %s in %.3f s after %.3f s in line",
+        run.number,
+        run.lane,
+        run.outcome,
+        run.seconds,
+        run.waited,
+        extra={"fields": asdict(run)},
+    )
 
 
 class Ticket:
     """One run. stop: it is asked to end; done: it has ended, or will never begin; left: so has who asked."""
 
-    def __init__(self, lane: str, work: Work) -> None:
-        self.lane, self.work = lane, work
+    def __init__(self, number: int, lane: str, work: Work) -> None:
+        self.number, self.lane, self.work = number, lane, work
+        self.asked = time.monotonic()
         self.stop = threading.Event()
         self.done, self.left = threading.Event(), threading.Event()
 
 
 class Line:
-    """Starts runs at once or when their tab has room for them. most: how many may wait in all."""
+    """Starts runs at once or when their tab has room for them.
 
-    def __init__(self, most: int = 64) -> None:
+    most: how many may wait in all; limits: says which visitors ask too often; told: is given what is known
+    of each run that is over or was refused, besides the log.
+    """
+
+    def __init__(
+        self,
+        most: int = 64,
+        limits: Limits | None = None,
+        told: Callable[[Ended], None] = lambda run: None,
+    ) -> None:
         self.most = most
+        self._limits, self._told = limits or Limits(0), told
+        self._numbers = itertools.count(1)
         self._waiting: dict[str, deque[Ticket]] = {}
         self._running: Counter[str] = Counter()
         self._tickets: set[Ticket] = set()
@@ -44,12 +87,23 @@ class Line:
         self._guard = threading.Lock()
         self.closing = False
 
-    def enter(self, lane: str, at_once: int, work: Work) -> Ticket:
+    def enter(self, lane: str, at_once: int, work: Work, visitor: Visitor = NOBODY) -> Ticket:
         """Have `work(stopped)` done in a thread, at most `at_once` of that lane together.
 
-        `work` answers for its own errors. Raises Busy if the line is full or the app is shutting down.
+        `work` answers for its own errors, and gives the class of the one its visitor was told, if any.
+        Raises Busy if the line is full, the visitor asks too often or the app is shutting down.
         """
-        ticket = Ticket(lane, work)
+        ticket = Ticket(next(self._numbers), lane, work)
+        try:
+            self._limits.check(visitor)
+            self._admit(ticket, at_once)
+        except Busy:
+            self._over(Ended(ticket.number, lane, Busy.__name__))
+            raise
+        return ticket
+
+    def _admit(self, ticket: Ticket, at_once: int) -> None:
+        lane = ticket.lane
         with self._guard:
             if self.closing:
                 raise Busy("The app is shutting down. Try again in a minute.")
@@ -66,7 +120,10 @@ class Line:
             self._tickets.add(ticket)
             if start:
                 self._start(ticket)
-        return ticket
+
+    def _over(self, run: Ended) -> None:
+        _logged(run)
+        self._told(run)
 
     def place(self, ticket: Ticket) -> int:
         """1 for the next of its lane, 0 when it runs or is done."""
@@ -141,10 +198,13 @@ class Line:
         """Run this one, and then whoever waits in its lane, until nobody does."""
         following: Ticket | None = ticket
         while following is not None:
+            started, outcome = time.monotonic(), "fault"
             try:
-                following.work(following.stop.is_set)
+                outcome = following.work(following.stop.is_set) or "ok"
             except Exception:
                 log.exception("a run of %s ended in an error that it should have answered for", ticket.lane)
+            seconds, waited = time.monotonic() - started, started - following.asked
+            self._over(Ended(following.number, ticket.lane, outcome, seconds, waited))
             with self._guard:
                 self._finish(following)
                 waiting = self._waiting.get(ticket.lane)

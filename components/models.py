@@ -12,7 +12,8 @@ import inspect
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import wraps
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("tour")
 T = TypeVar("T")
 Run = TypeVar("Run", bound=Callable[..., Any])
+Away = Callable[[Callable[..., Any], str, Mapping[str, Any], Report, Stopped], Iterator[Any]]
 
 # Kept free for activations beside each model, as a share of its weights. Models of one device compute in
 # turns, so that the one whose turn it is has the reserve of all.
@@ -189,6 +191,10 @@ def _timer(seconds: float, work: Callable[[], None]) -> Callable[[], None]:
     return timer.cancel
 
 
+def _thread(name: str, work: Callable[[], None]) -> None:
+    threading.Thread(target=work, name=name, daemon=True).start()
+
+
 class ModelManager:
     """Lends models. Everything that touches the world is an argument, so that tests can replace it.
 
@@ -198,8 +204,12 @@ class ModelManager:
     else None; budget: bytes that all models may take together with their reserve for activations, None
     for a share of what is free at the first load;
     keep_alive: seconds an idle model stays, None for as long as there is room;
-    after: starts a timer and gives what cancels it.
+    after: starts a timer and gives what cancels it; start: does the work of a load, named, elsewhere or here.
+
+    away: where runs that survive out-of-memory are done if not in this process, see components/zerogpu.py.
     """
+
+    away: Away | None = None
 
     def __init__(
         self,
@@ -215,8 +225,10 @@ class ModelManager:
         move: Callable[[Loaded, Report], Loaded] = _stays,
         cpu: Callable[[], Place | None] = _nowhere,
         after: Callable[[float, Callable[[], None]], Callable[[], None]] = _timer,
+        start: Callable[[str, Callable[[], None]], None] = _thread,
     ) -> None:
         self._choose, self._fetch, self._clock, self._after = choose, fetch, clock, after
+        self._start = start
         self._main, self._cpu = Place(load, size, free, move), cpu
         self._budget, self._keep_alive = budget, keep_alive
         self._measured: dict[bool, int] = {}  # budgets of the main place and of the CPU beside it
@@ -311,6 +323,12 @@ class ModelManager:
             counts = self._counts.values()
             return Totals(sum(c.loads for c in counts), sum(c.hits for c in counts), self._evictions)
 
+    def batches(self) -> Counter[int]:
+        """How many batches of each size were computed since the start, on all devices."""
+        with self._changed:
+            # Copied at once: the device's thread counts on.
+            return sum((Counter(dict(turns.sizes)) for turns in self._turns.values()), Counter())
+
     def room(self) -> int:
         """Bytes that the weights of one more model may take now, if everything idle goes for it."""
         with self._changed:
@@ -357,13 +375,17 @@ class ModelManager:
         """Count one more user; the first one starts the load."""
         with self._changed:
             slot = self._slots.get(key)
+            new = slot is None
             if slot is None:
-                slot = _Slot(self._clock(), on_cpu=key[1])
-                name = f"load {key[0].name}"
-                threading.Thread(target=self._fill, args=(key, slot), name=name, daemon=True).start()
-                self._slots[key] = slot
+                slot = self._slots[key] = _Slot(self._clock(), on_cpu=key[1])
             slot.users += 1
             slot.pinned = slot.pinned or pin
+            if new:
+                try:
+                    self._start(f"load {key[0].name}", lambda: self._fill(key, slot))
+                except RuntimeError:  # no more threads
+                    del self._slots[key]
+                    raise
             return slot
 
     def _wait(
@@ -618,6 +640,9 @@ def survives_out_of_memory(run: Run) -> Run:
     @wraps(run)
     def once(*args: Any, **options: Any) -> Any:
         attempts = _Attempts(signature.bind(*args, **options))
+        if (elsewhere := attempts.away(once)) is not None:
+            *_, answer = elsewhere
+            return answer
         while True:
             try:
                 return run(*attempts.bound.args, **attempts.bound.kwargs)
@@ -629,6 +654,9 @@ def survives_out_of_memory(run: Run) -> Run:
     @wraps(run)
     def steps(*args: Any, **options: Any) -> Iterator[Any]:
         attempts = _Attempts(signature.bind(*args, **options))
+        if (elsewhere := attempts.away(steps)) is not None:
+            yield from elsewhere
+            return
         while True:
             try:
                 return (yield from run(*attempts.bound.args, **attempts.bound.kwargs))
@@ -650,6 +678,15 @@ class _Attempts:
         )
         self._stopped: Stopped = given.get("stopped", never)
         self._failed = 0
+
+    def away(self, run: Callable[..., Any]) -> Iterator[Any] | None:
+        """What `run` with these arguments yields where the manager sends it, None if that is here."""
+        given = dict(self.bound.arguments)
+        models = given.pop(self._name, None)
+        if not isinstance(models, ModelManager) or models.away is None:
+            return None
+        report, _ = given.pop("report", unreported), given.pop("stopped", None)
+        return models.away(run, self._name, given, report, self._stopped)
 
     def another(self, error: OutOfMemory) -> bool:
         """Whether to try again after this error."""

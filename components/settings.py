@@ -10,7 +10,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+LOCAL = (None, "127.0.0.1", "localhost", "::1")
 POLICIES = ("auto", "hub", "starter")
+SWITCHES = ("store_true", argparse.BooleanOptionalAction)
+LOGS = ("text", "json")
 QUANTIZE = ("none", "int8")
 
 
@@ -39,6 +42,11 @@ def _count(text: str) -> int:
     return value
 
 
+def _count_or_none(text: str) -> int:
+    return int(text) and _count(text)
+
+
+_count_or_none.__name__ = "number from 0 on"
 _count.__name__ = "number from 1 on"
 _number.__name__, _amount.__name__ = "number", "positive number"  # argparse shows these
 
@@ -59,12 +67,50 @@ class Settings:
     port: int | None = _setting(
         None, "GRADIO_SERVER_PORT", "port to listen on; the first free one from 7860 if not given", type=int
     )
-    share: bool = _setting(False, "TOUR_SHARE", "make a public link", action="store_true")
+    root_path: str = _setting(
+        "", "GRADIO_ROOT_PATH", "path of the app behind a proxy that forwards a part of a site to it"
+    )
+    ssl_certfile: Path | None = _setting(
+        None, "TOUR_SSL_CERTFILE", "certificate for HTTPS, a PEM file", type=Path
+    )
+    ssl_keyfile: Path | None = _setting(None, "TOUR_SSL_KEYFILE", "its private key, a PEM file", type=Path)
+    share: bool = _setting(
+        False,
+        "TOUR_SHARE",
+        "make a public link, with a password of its own unless --auth or --public is given",
+        action="store_true",
+    )
+    auth: tuple[str, ...] = _setting(
+        (),
+        "TOUR_AUTH",
+        "who may enter: user:password, or @file with one such line for each; may be repeated, in the "
+        "variable with spaces between",
+        action="append",
+    )
+    public: bool = _setting(
+        False, "TOUR_PUBLIC", "a public link that anyone may open without a password", action="store_true"
+    )
+    mcp: bool = _setting(False, "TOUR_MCP", "serve the tasks as tools for agents (MCP)", action="store_true")
+    history: bool | None = _setting(
+        None,
+        "TOUR_HISTORY",
+        "keep the runs in the visitor's browser; on if not given, off where others can open the page",
+        action=argparse.BooleanOptionalAction,
+    )
     checkpoints: str = _setting(
         "auto",
         "TOUR_CHECKPOINTS",
         "hub: the course's checkpoints; starter: small ones that need no hub; auto: the hub if it answers",
         choices=POLICIES,
+    )
+    any_checkpoint: bool = _setting(
+        False,
+        "TOUR_ANY_CHECKPOINT",
+        "let visitors name any checkpoint of the hub, also where others can open the page",
+        action="store_true",
+    )
+    max_download: float = _setting(
+        10.0, "TOUR_MAX_DOWNLOAD", "GB that a visitor may make this machine download at once", type=_amount
     )
     cache: Path = _setting(_default_cache, "TOUR_CACHE", "folder for the starters' weights", type=Path)
     memory_budget: float = _setting(
@@ -93,6 +139,12 @@ class Settings:
     queue: int = _setting(
         64, "TOUR_QUEUE", "runs that may wait in line; further ones are refused", type=_count
     )
+    requests_per_minute: int = _setting(
+        30,
+        "TOUR_REQUESTS_PER_MINUTE",
+        "runs that a visitor may start in a minute where others can open the page; 0: no limit",
+        type=_count_or_none,
+    )
     quantize: str = _setting(
         "none",
         "TOUR_QUANTIZE",
@@ -103,11 +155,25 @@ class Settings:
     max_image_megapixels: float = _setting(
         50.0, "TOUR_MAX_IMAGE_MEGAPIXELS", "largest image taken", type=_amount
     )
+    max_upload: float = _setting(400.0, "TOUR_MAX_UPLOAD", "MB that an uploaded file may have", type=_amount)
+    log_format: str = _setting(
+        "text", "TOUR_LOG_FORMAT", "how the log is written; json: an object a line", choices=LOGS
+    )
 
     @property
-    def public(self) -> bool:
+    def exposed(self) -> bool:
         """Whether others than the person at this machine can open the page."""
-        return self.share or self.host not in (None, "127.0.0.1", "localhost", "::1")
+        return self.share or self.host not in LOCAL
+
+    @property
+    def keeps_history(self) -> bool:
+        """Whether runs are kept in the visitors' browsers."""
+        return not self.exposed if self.history is None else self.history
+
+    @property
+    def takes_any_checkpoint(self) -> bool:
+        """Whether visitors may name checkpoints that no tab offers."""
+        return self.any_checkpoint or not self.exposed
 
 
 def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
@@ -125,18 +191,30 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         variable, text = about.pop("env"), about.pop("help")
         option = "--" + one.name.replace("_", "-")
         given = environment.get(variable) or None
-        if about.get("action") == "store_true":
-            default: Any = (given or "").lower() in ("1", "true", "yes")
-        else:
-            default = given if given is not None else _default_of(one)
+        default: Any = _default_of(one)
+        if about.get("action") == "append":
+            default = None  # argparse would add to it
+        elif given is not None:
+            default = _is_yes(given) if about.get("action") in SWITCHES else given
         parser.add_argument(option, default=default, help=f"{text} [{variable}]", **about)
-    settings = Settings(**vars(parser.parse_args(arguments)))
+    values = vars(parser.parse_args(arguments))
+    values["auth"] = tuple(values["auth"] or environment.get("TOUR_AUTH", "").split())
+    settings = Settings(**values)
+    if bool(settings.ssl_certfile) != bool(settings.ssl_keyfile):
+        parser.error("--ssl-certfile and --ssl-keyfile go together")
+    for file in (settings.ssl_certfile, settings.ssl_keyfile):
+        if file and not file.is_file():
+            parser.error(f"there is no file {file}")
     # argparse checks choices of options only, not of defaults that come from the environment.
     for one in fields(Settings):
         known, value = one.metadata.get("choices"), getattr(settings, one.name)
         if known and value not in known:
             parser.error(f"{one.metadata['env']} must be one of {', '.join(known)}, not {value!r}")
     return settings
+
+
+def _is_yes(text: str) -> bool:
+    return text.lower() in ("1", "true", "yes", "on")
 
 
 def _default_of(one: Any) -> Any:

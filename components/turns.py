@@ -8,7 +8,7 @@ has an OpenMP pool of its own, so that many of them are slow: a device has one t
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -28,6 +28,7 @@ class Turns:
         self._waiting: deque[threading.Lock] = deque()
         self._taken = False
         self._thread = ThreadPoolExecutor(1, "device")  # started by its first step
+        self.sizes: Counter[int] = Counter()  # how many batches of each size there were
 
     def run(self, step: Callable[[], T]) -> T:
         """What `step()` gives on this turn. It must not give way."""

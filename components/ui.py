@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import copy
 import inspect
+import json
 import logging
 import secrets
 import tempfile
 import time
+import zlib
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager, suppress
+from contextvars import copy_context
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +22,9 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 from gradio.context import Context
 
-from components import markup
+from components import links, markup
+from components.access import Visitor
+from components.answers import About
 from components.checkpoints import Offer
 from components.demo import Demo, Status
 from components.errors import Cancelled, DemoError
@@ -33,16 +38,29 @@ log = logging.getLogger("tour")
 
 STYLE = Path(__file__).with_name("style.css")
 SCRIPT = Path(__file__).with_name("keys.html")
+LINKS = Path(__file__).with_name("links.html")
 INVITATION = "The answer appears here. An example is filled in: press Run."
 QUICK = 0.15  # seconds within which an answer comes without a waiting line before it
 BEAT = 1.0  # seconds from one look at a waiting visitor to the next: is the page still open?
 NOTHING_YET, FINISHED = object(), object()
+TYPED = "Pick one, or type any owner/name or owner/name@revision of the hub."
+Refresh = tuple[Callable[..., Any], Sequence[Any], Sequence[Any]]  # a function, its inputs and outputs
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}  # events of the page's own
 CLOSING = "The app is shutting down and did not finish this run. Try again in a minute."
+NOTHING_MORE = About()
+UNFETCHED = (
+    "The file at this address could not be fetched. It must be reachable from the public network and without "
+    "signing in. Otherwise upload it."
+)
 STOPPED = '<p class="line" role="status">Stopped.</p>'
 NOT_YET = "Nothing has run on this tab yet. Press Run above, and what happened is shown here."
 PROGRAM = "<p>This program gives the result of the last run without this app, with transformers alone.</p>"
 EMPTY = f'<p class="empty">{INVITATION}</p>'
+UNTAKEN = "One of the values sent is not of the kind that is asked for. The API page tells the kinds."
+# Shown by the page where a browser does not let it listen.
+INSECURE = "<p>Browsers give the microphone to pages with https:// only. Upload a file instead.</p>"
+RECORDED = "run_"  # begins the names of events that are kept in the history of runs
+LINKED = "Filled in from a link. Nothing has run yet."
 # See Drawer.picks and Drawer.saves.
 PICK = """element.addEventListener("click", (event) => {
   const button = event.target.closest("button[value]");
@@ -106,7 +124,8 @@ class Page:
                         self._stop = gr.Button("Stop", variant="stop", visible=False, elem_classes="stop")
             with gr.Column(scale=6, min_width=300):
                 self._results = gr.Column()
-        self.status = gr.HTML(elem_classes="status")
+        self.status = gr.HTML(label="Status", elem_classes="status")
+        self._link = gr.Column()
         self._below = gr.Column()
         self._drawers = gr.Column()
         self._ran: Any = None  # the event of a run, once there is one
@@ -166,6 +185,7 @@ class Page:
             show_progress_on=[self.status],
             concurrency_limit=None,
             api_visibility="private",
+            api_name=RECORDED + self.demo.name,
         )
 
     def also_runs(
@@ -209,7 +229,7 @@ class Page:
 
         Gives the event, for drawers that follow it.
         """
-        return _changes(selector, act, inputs, outputs, self.problem, self.demo.name)
+        return changes(selector, act, inputs, outputs, self.problem, self.demo.name)
 
     def drawer(self, title: str) -> Drawer:
         """What is folded away below the examples; use it in a `with`, after `runs`."""
@@ -230,6 +250,17 @@ class Page:
             )
         drawer.shows(write, [record], [program])
 
+    def linked(
+        self,
+        inputs: Mapping[str, gr.components.Component],
+        fresh: Sequence[Refresh] = (),
+        idle: Callable[[Mapping[str, Any]], Sequence[str]] = lambda values: (),
+    ) -> None:
+        """A button that copies a link to the tab as it is filled in, with its checkpoint; see `linked`."""
+        choice = {"checkpoint": self.checkpoint} if self._choice else {}
+        with self._link:
+            linked(self.demo.name, {**inputs, **choice}, fresh, idle)
+
     def _stop_now(self, request: gr.Request) -> None:
         """End what runs for this visitor: Stop was pressed, or the page was closed."""
         ticket, told = self._visits.get(request.session_hash or "", (None, None))
@@ -248,7 +279,7 @@ class Page:
             at_work, progress = True, Progress("running")
             quick = time.monotonic() + QUICK
             try:
-                ticket = _start(self._line, self.demo, act, (*values, told.put), told)
+                ticket = _start(self._line, self.demo, act, (*values, told.put), told, _visitor(request))
                 self._visits[session] = ticket, told
                 while (step := await told.next(_pause(quick))) is not FINISHED:
                     if isinstance(step, DemoError):
@@ -287,12 +318,15 @@ class Page:
         call: Callable[..., Any],
         inputs: Sequence[gr.components.Component],
         outputs: Sequence[gr.components.Component],
+        about: About = NOTHING_MORE,
     ) -> None:
         """A named, documented endpoint: its name, parameters and description are those of `call`.
 
-        `call` takes `stopped` besides, which clients do not see. The components give the types and
-        defaults; they are not shown. An error reaches the client as the sentence a visitor would read.
+        `call` takes `stopped` besides, which clients do not see. The components, which are not shown, and
+        `about` give types and defaults. A line below "Args:" in the docstring tells of each parameter, one
+        below "Returns:" of each output. An error reaches the client as the sentence a visitor would read.
         """
+        _publish(call, inputs, outputs, about)
         gr.on(
             [gr.Button(visible=False).click],
             _for_clients(call, self._line, self.demo),
@@ -376,7 +410,7 @@ class Drawer:
         outputs: Sequence[gr.components.Component],
     ) -> None:
         """Call `act` with the inputs' values when the visitor picks something; a DemoError is shown here."""
-        _changes(selector, act, inputs, outputs, self._said, self._name)
+        changes(selector, act, inputs, outputs, self._said, self._name)
 
     def picks(
         self,
@@ -487,7 +521,7 @@ def _answered(name: str, act: Callable[[], Any], instead: tuple[Any, ...]) -> tu
         return (*instead, markup.problem(str(error)))
 
 
-def _changes(
+def changes(
     selector: Any,
     act: Callable[..., Any],
     inputs: Sequence[gr.components.Component],
@@ -495,6 +529,11 @@ def _changes(
     said: gr.HTML,
     name: str,
 ) -> Any:
+    """Call `act` with the inputs' values when the visitor picks something in the tab `name`.
+
+    said: where a DemoError is shown. Gives the event.
+    """
+
     def handler(*values: Any) -> tuple[Any, ...]:
         return _answered(name, lambda: act(*values), (gr.skip(),) * len(outputs))
 
@@ -509,20 +548,33 @@ def _changes(
     )
 
 
-def _start(line: Line, demo: Demo, act: Callable[..., Any], values: tuple[Any, ...], told: Told) -> Ticket:
+def _start(
+    line: Line, demo: Demo, act: Callable[..., Any], values: tuple[Any, ...], told: Told, visitor: Visitor
+) -> Ticket:
     """Enter the line with `act`, which tells each step, a DemoError as well, and at last FINISHED."""
 
-    def work(stopped: Stopped) -> None:
+    def work(stopped: Stopped) -> str | None:
         try:
             with shown(demo.name):
                 for step in _steps(act(*values, stopped)):
                     told.put(step)
         except DemoError as error:
             told.put(error)
+            return type(error).__name__
         finally:
             told.put(FINISHED)
+        return None
 
-    return line.enter(demo.name, demo.at_once, work)
+    # Whose run it is: on ZeroGPU the time on the GPU is counted for who asks.
+    context = copy_context()
+    return line.enter(demo.name, demo.at_once, lambda stopped: context.run(work, stopped), visitor)
+
+
+def _visitor(request: gr.Request | None) -> Visitor:
+    """Who asks: the user where there are users, else the session; and from which address."""
+    client = request.client if request else None
+    name = (request.username or request.session_hash or "") if request else ""
+    return Visitor(name, client.host if client else "")
 
 
 def models_panel(models: ModelManager, line: Line, tabs: Sequence[Demo], may_change: bool) -> None:
@@ -575,6 +627,114 @@ def _load_buttons(
     unload.click(unload_now, tab, [table, said], **QUIET)
 
 
+def linked(
+    name: str,
+    inputs: Mapping[str, gr.components.Component],
+    fresh: Sequence[Refresh] = (),
+    idle: Callable[[Mapping[str, Any]], Sequence[str]] = lambda values: (),
+) -> None:
+    """A button that copies a link which opens the tab `name` with the same values in its inputs.
+
+    inputs: by their names in the link, which stay as they are; media are said to be left out. fresh: what is
+    called, with some of them, when a link fills the tab, where they decide what others offer or what is
+    drawn; to one of them it gives an update. idle: the values -> the names of those that play no part beside
+    the others. A link runs nothing.
+    """
+    parameters = {one: _parameter(component) for one, component in inputs.items()}
+    components = list(inputs.values())
+    with gr.Row(elem_classes="link"):
+        button = gr.Button("Copy link", size="sm", scale=0, min_width=120)
+        said = gr.HTML(
+            elem_classes="said",
+            js_on_load=f"tour.filled({json.dumps(name)}, (query) => trigger('select', {{query}}));",
+        )
+    query = gr.Textbox(visible=False)
+
+    def write(*values: Any) -> tuple[str, str]:
+        given = dict(zip(inputs, values, strict=True))
+        for one in idle(given):
+            given[one] = None
+        link, left_out = links.encode(name, parameters, given)
+        return link, f"Not in it: {', '.join(left_out)}." if left_out else ""
+
+    # What a link may change: the inputs, and what is drawn anew.
+    changed = list(dict.fromkeys([*components, *(one for _, _, outputs in fresh for one in outputs)]))
+
+    def take(event: gr.EventData, *values: Any) -> tuple[Any, ...]:
+        now = dict(zip(inputs, values, strict=True))
+        # Without a query a run of the history has filled the tab already.
+        given = now if event.query is None else links.decode(str(event.query), parameters)
+        held = {inputs[one]: value for one, value in {**now, **given}.items()}
+        updates: dict[Any, Any] = {}
+        for act, of, outputs in fresh:
+            answer = act(*(held[one] for one in of))
+            updates |= zip(outputs, answer if len(outputs) > 1 else (answer,), strict=True)
+        for one, value in given.items():
+            if event.query is not None or inputs[one] in updates:
+                updates[inputs[one]] = {**updates.get(inputs[one], gr.update()), "value": value}
+        told = markup.remark(LINKED) if given and event.query is not None else gr.skip()
+        return told, *(updates.get(one, gr.skip()) for one in changed)
+
+    made = button.click(write, components, [query, said], **QUIET)
+    made.then(None, [query, said], said, js="(query, remark) => tour.copied(query, remark)", **QUIET)
+    said.select(take, components, [said, *changed], **QUIET)
+
+
+def _parameter(component: gr.components.Component) -> links.Parameter:
+    """What a link may give to a component."""
+    label = str(component.label or "")
+    if isinstance(component, gr.Textbox):
+        return links.Parameter("text", label)
+    if isinstance(component, gr.Checkbox):
+        return links.Parameter("flag", label)
+    if isinstance(component, gr.Slider):
+        whole = all(float(part).is_integer() for part in (component.minimum, component.step))
+        return links.Parameter(
+            "number",
+            label,
+            least=component.minimum,
+            most=component.maximum,
+            step=component.step,
+            whole=whole,
+        )
+    if isinstance(component, gr.Number):
+        return links.Parameter(
+            "number",
+            label,
+            least=component.minimum,
+            most=component.maximum,
+            whole=component.precision == 0,
+        )
+    if isinstance(component, gr.Radio | gr.Dropdown | gr.CheckboxGroup):
+        known = tuple(value for _, value in component.choices)
+        several = isinstance(component, gr.CheckboxGroup)
+        free = isinstance(component, gr.Dropdown) and component.allow_custom_value
+        return links.Parameter("choices" if several else "choice", label, known, free)
+    return links.Parameter("media", label)
+
+
+def addresses(tabs: gr.Tabs, opened: Mapping[str, gr.Tab]) -> None:
+    """Let the address name the tab that is open: `/?tab=name`; back and forward open those before.
+
+    opened: the tabs by their names.
+    """
+    router = gr.HTML(elem_classes="unseen", js_on_load="tour.routes(() => trigger('select', {}));")
+    router.select(None, None, tabs, js="() => tour.selected()", **QUIET)
+    for name, tab in opened.items():
+        tab.select(None, None, None, js=f"() => tour.chosen({json.dumps(name)})", **QUIET)
+
+
+def keep_runs(app: gr.Blocks) -> None:
+    """Have a browser find its history of runs again when the app is started anew, unless the page differs.
+
+    Call it when the page is complete. A run is filed with the numbers of what it ran and was given.
+    """
+    parts = [
+        (number, type(block).__name__, getattr(block, "label", None)) for number, block in app.blocks.items()
+    ]
+    app.app_id = zlib.crc32(repr(parts).encode())
+
+
 def hidden(kind: type[gr.components.Component], label: str, **options: Any) -> Any:
     """A component that only an endpoint uses."""
     return kind(label=label, visible=False, **options)
@@ -621,8 +781,59 @@ def _pause(quick: float) -> float:
     return left if left > 0 else BEAT
 
 
+def _publish(
+    call: Callable[..., Any],
+    inputs: Sequence[gr.components.Component],
+    outputs: Sequence[gr.components.Component],
+    about: About,
+) -> None:
+    """Have these components tell clients what they take and give, instead of what their kind does."""
+    _, told, answers = gr.utils.get_function_description(call)
+    for component, name in zip(inputs, inspect.signature(call).parameters, strict=False):
+        default = inspect.signature(call).parameters[name].default
+        schema = {**component.api_info(), **about.limits.get(name, {})}
+        if told.get(name):
+            # Gradio's page shows the one, agents and the OpenAPI description read the other.
+            schema |= {"description": told[name], "additional_description": told[name]}
+        if default is not inspect.Parameter.empty:
+            schema["default"] = default
+        _tells(component, "api_info", schema)
+        if name in about.examples or "default" in schema:
+            _tells(component, "example_payload", about.examples.get(name, schema.get("default")))
+        if "path" in schema.get("properties", {}):
+            _explains_fetching(component)
+    for component, schema, answer in zip(outputs, about.returns, answers, strict=bool(about.returns)):
+        _tells(component, "api_info", {**schema, "description": answer})
+
+
+def _tells(component: gr.components.Component, method: str, answer: Any) -> None:
+    setattr(component, method, lambda: answer)
+
+
+def _explains_fetching(component: gr.components.Component) -> None:
+    """Let clients know why a file whose address they gave could not be had."""
+    fetch = component.async_move_resource_to_block_cache
+
+    async def fetched(place: str | Path | None) -> str | None:
+        try:
+            return await fetch(place)
+        except gr.Error:
+            raise
+        except Exception as error:
+            log.info("a file that a client named was not fetched: %s", type(error).__name__)
+            raise gr.Error(UNFETCHED, print_exception=False) from error
+
+    component.async_move_resource_to_block_cache = fetched  # type: ignore[method-assign, assignment]
+
+
 def _for_clients(call: Callable[..., Any], line: Line, demo: Demo) -> Callable[..., Any]:
     """The same function, done in its line, with a DemoError made one that Gradio hands to the client."""
+    signature = inspect.signature(call)
+    seen = [parameter for parameter in signature.parameters.values() if parameter.name != "stopped"]
+    # Gradio gives the request to a parameter of this type, which clients do not see either.
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    request_parameter = inspect.Parameter("request", kind, default=None, annotation=gr.Request)
+    asked = signature.replace(parameters=[*seen, request_parameter])
 
     async def steps(*values: Any) -> AsyncGenerator[Any]:
         told, ticket = Told(), None
@@ -632,7 +843,10 @@ def _for_clients(call: Callable[..., Any], line: Line, demo: Demo) -> Callable[.
             return call(*given, stopped=stopped)
 
         try:
-            ticket = _start(line, demo, act, values, told)
+            bound = asked.bind(*values)
+            bound.apply_defaults()
+            *given, request = bound.args
+            ticket = _start(line, demo, act, tuple(given), told, _visitor(request))
             while (step := await told.next(None)) is not FINISHED:
                 if isinstance(step, DemoError):
                     raise step
@@ -644,9 +858,6 @@ def _for_clients(call: Callable[..., Any], line: Line, demo: Demo) -> Callable[.
         finally:
             if ticket:
                 line.leave(ticket)
-
-    signature = inspect.signature(call)
-    seen = [parameter for parameter in signature.parameters.values() if parameter.name != "stopped"]
 
     @wraps(call)
     async def stream(*values: Any) -> AsyncIterator[Any]:
@@ -661,8 +872,28 @@ def _for_clients(call: Callable[..., Any], line: Line, demo: Demo) -> Callable[.
                 return answer
 
     client: Any = stream if inspect.isgeneratorfunction(call) else once
-    client.__signature__ = signature.replace(parameters=seen)
+    client.__signature__ = asked
+    client.__annotations__ = {**call.__annotations__, "request": gr.Request}
     return client
+
+
+def forgiving(app: gr.Blocks) -> None:
+    """Have what clients send and no component can take answered with a sentence.
+
+    Gradio's own words would name types of Python, and its log would hold what was sent.
+    """
+    read = app.preprocess_data
+
+    async def preprocess_data(*given: Any, **named: Any) -> list[Any]:
+        try:
+            return await read(*given, **named)
+        except Exception as error:
+            if isinstance(error, gr.Error) and not error.print_exception:
+                raise  # a sentence of ours
+            log.info("a client sent what no component takes: %s", type(error).__name__)
+            raise gr.Error(UNTAKEN, print_exception=False) from error
+
+    app.preprocess_data = preprocess_data  # type: ignore[method-assign]
 
 
 def _steps(answer: Any) -> Iterator[Any]:
@@ -673,13 +904,20 @@ def _steps(answer: Any) -> Iterator[Any]:
         yield answer
 
 
+def only_listed(app: gr.Blocks) -> None:
+    """Have the dropdowns of checkpoints say that no others are taken."""
+    for block in app.blocks.values():
+        if isinstance(block, gr.Dropdown) and block.info == TYPED:
+            block.info = "Pick one. This app is open to others and runs only these."
+
+
 def checkpoint_dropdown(offer: Offer, label: str = "Checkpoint", value: str = "auto") -> gr.Dropdown:
     """What an offer holds, or any name of the hub that a visitor types."""
     return gr.Dropdown(
         choices=choices(offer),
         value=value,
         label=label,
-        info="Pick one, or type any owner/name or owner/name@revision of the hub.",
+        info=TYPED,
         allow_custom_value=True,
         filterable=True,
     )

@@ -5,14 +5,14 @@ from __future__ import annotations
 import csv
 import html
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
 import demos
-from components import markup, tables, ui
+from components import given, markup, tables, ui
 from components.agreement import agreement, strength
 from components.checkpoints import Offer
 from components.demo import Compared, Comparison, Demo, Status, status_of_two
@@ -95,13 +95,14 @@ def validate(how: Comparison, text: str | None, image: str | None, extra: str | 
 
     Raises InputError if there is none, if there are too many, or without the second text it needs.
     """
-    if how.extra and not (extra or "").strip():
+    if how.extra and not given.text(extra).strip():
         raise InputError(f"{how.extra} are missing. Type them and run again.")
     if how.input == "image":
         if not image:
             raise InputError("There is no picture yet. Choose one and run again.")
         return (image,)
-    texts = tuple(line.strip() for line in (text or "").splitlines() if line.strip())
+    lines = given.text(text, tables.LARGEST).splitlines()
+    texts = tuple(line.strip() for line in lines if line.strip())
     if not texts:
         raise InputError("There is no text yet. Type one, or one a line, and run again.")
     if len(texts) > MOST_TEXTS:
@@ -317,7 +318,17 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
             gr.update(visible=False),
         )
 
-    page.changes(task, switch, [task, text], [text, image, extra, first, second, answer, table, download])
+    switched = [text, image, extra, first, second, answer, table, download]
+    page.changes(task, switch, [task, text], switched)
+
+    def idle(values: Mapping[str, Any]) -> tuple[str, ...]:
+        """What the task has no place for."""
+        how = found[values["task"]].how if values["task"] else begin.how
+        return ("image" if how.input == "text" else "text", *(() if how.extra else ("extra",)))
+
+    named = {"task": task, "text": text, "image": image, "extra": extra}
+    chosen = {"first_checkpoint": first, "second_checkpoint": second}
+    page.linked({**named, **chosen}, [(switch, [task, text], switched)], idle)
 
     def act(
         task: str,

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from components import alternatives, generation_markup, inside, markup, snippets, ui
+from components import alternatives, answers, generation_markup, given, inside, markup, snippets, ui
 from components.alternatives import Places
+from components.answers import About
 from components.causal import OFFER
 from components.decoding import Sampling, Step, Token, decode, end_tokens
 from components.demo import Compared, Comparison, Demo, Status, status_of
@@ -45,6 +46,18 @@ EXAMPLES = [
     ["Once upon a time, in a library where nobody read,"],
 ]
 MODES = ("completion", "chat")
+# What the tab asks for, by its names in links.
+KNOBS = (
+    "prompt",
+    "max_new_tokens",
+    "num_return_sequences",
+    "temperature",
+    "top_k",
+    "top_p",
+    "repetition_penalty",
+    "seed",
+    "mode",
+)
 SHOW_EVERY = 0.1  # seconds; nobody reads faster, and each look at the text costs the others time
 MOST_INSIDE = 512  # tokens of a text that Inside colours; the logits of all of them are in memory once
 MOST_ATTENDING = 64  # tokens on either side of the attention map
@@ -127,18 +140,18 @@ def validate(
     mode: str = "completion",
 ) -> Request:
     """Raises InputError without a prompt or for a number that is missing or out of its range."""
-    if not (prompt or "").strip():
+    prompt = given.text(prompt, given.MOST_CHARACTERS)
+    if not prompt.strip():
         raise InputError("There is no prompt yet. Type the beginning of a text and run again.")
     numbers = (max_new_tokens, num_return_sequences, temperature, top_k, top_p, repetition_penalty, seed)
     for (name, (low, high)), value in zip(RANGES.items(), numbers, strict=True):
-        if value is None or not low <= value <= high:
-            raise InputError(f"{name[0].upper()}{name[1:]} must be between {low} and {high}.")
+        given.number(value, f"{name[0].upper()}{name[1:]}", low, high)
     if top_p == 0:
         raise InputError("Top-p must be above 0: it is the share of probability that is kept.")
     if mode not in MODES:
         raise InputError("The mode is completion or chat.")
     sampling = Sampling(float(temperature), int(top_k), float(top_p), float(repetition_penalty), int(seed))
-    return Request(prompt or "", int(max_new_tokens), int(num_return_sequences), sampling, mode)
+    return Request(prompt, int(max_new_tokens), int(num_return_sequences), sampling, mode)
 
 
 def preprocess(request: Request, loaded: Loaded) -> tuple[torch.Tensor, str | None]:
@@ -778,8 +791,9 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
 
     page.runs(act, knobs, [answer, mode, ran])
     page.examples(EXAMPLES, [prompt])
+    page.linked(dict(zip(KNOBS, knobs, strict=True)))
     build_inside(page, ran, models)
-    page.code(lambda ran: code(ran, models, settings.public), ran)
+    page.code(lambda ran: code(ran, models, settings.exposed), ran)
 
     def generate(
         prompt: str,
@@ -792,7 +806,21 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
         checkpoint: str = "auto",
         stopped: Stopped = never,
     ) -> Iterator[dict[str, list[str]]]:
-        """Continuations of a prompt, streamed; `sequences` holds them without it. Temperature 0 is greedy."""
+        """Continue a text, streamed token by token; the last answer is the whole. The prompt is not repeated.
+
+        Args:
+            prompt: The beginning of a text.
+            max_new_tokens: Tokens to write at most, from 1 to 1024; a word has one or a few.
+            num_return_sequences: Continuations, from 1 to 4.
+            temperature: 0 always takes the likeliest token; higher is more varied, up to 5.
+            top_k: Of how many of the likeliest tokens one is drawn; 0 is all.
+            top_p: The share of probability of the likeliest tokens that are kept, above 0 up to 1.
+            seed: The same seed gives the same text again.
+            checkpoint: "auto", "course", "starter", or owner/name or owner/name@revision on the hub.
+
+        Returns:
+            sequences: the continuations, each a text
+        """
         request = validate(prompt, max_new_tokens, num_return_sequences, temperature, top_k, top_p, 1.0, seed)
         for result in run(request, checkpoint, models, unreported, stopped):
             yield {"sequences": list(result.sequences)}
@@ -810,6 +838,18 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
             ui.checkpoint_parameter(),
         ],
         [ui.hidden(gr.JSON, "sequences")],
+        About(
+            (answers.CONTINUATIONS,),
+            {
+                "max_new_tokens": answers.between(*RANGES["new tokens"]),
+                "num_return_sequences": answers.between(*RANGES["number of sequences"]),
+                "temperature": answers.between(*RANGES["temperature"]),
+                "top_k": answers.between(*RANGES["top-k"]),
+                "top_p": answers.between(*RANGES["top-p"]),
+                "seed": answers.between(*RANGES["seed"]),
+            },
+            {"prompt": PROMPT},
+        ),
     )
 
 

@@ -12,12 +12,12 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from components import inside, markup, saliency, snippets, ui
+from components import answers, given, inside, markup, saliency, snippets, ui
+from components.answers import About
 from components.batching import MOST, Batcher
 from components.checkpoints import Checkpoint, Hub, Offer, Recipe
 from components.demo import Compared, Comparison, Demo, Status, status_of
 from components.eager import twin
-from components.errors import InputError
 from components.inside import Architecture, Axis
 from components.inside_markup import (
     MOST_LABELS,
@@ -98,9 +98,8 @@ class Result:
 
 def validate(path: str | None, top_k: float | None, most_megapixels: float) -> tuple[Image.Image, int]:
     """Raises InputError for a picture that cannot be read or a top_k below 1."""
-    if top_k is None or not 1 <= top_k <= 1000:
-        raise InputError("Top-k must be between 1 and 1000.")
-    return read_picture(path, most_megapixels), int(top_k)
+    most = int(given.number(top_k, "Top-k", 1, 1000))
+    return read_picture(path, most_megapixels), most
 
 
 def preprocess(image: Image.Image, processor: Any) -> torch.Tensor:
@@ -131,6 +130,7 @@ def joint(loaded: Loaded) -> Batcher[torch.Tensor, torch.Tensor]:
         cost=lambda count, _: count + 1,
         kind=lambda pixels: pixels.shape,
         turn=loaded.compute,
+        sizes=loaded.turns.sizes,
     )
 
 
@@ -443,6 +443,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
 
     page.runs(act, [image, top_k], [answer, ran])
     page.examples([[example] for example in examples], [image])
+    page.linked({"image": image, "top_k": top_k})
 
     with page.drawer("Inside") as drawer:
         shown = gr.HTML()
@@ -476,12 +477,21 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
     # In the browser alone, and for the whole page: what a map is drawn into may be made anew.
     opacity.change(None, opacity, None, js=SET_OPACITY, **ui.QUIET)
 
-    page.code(lambda ran: code(ran, models, settings.public), ran)
+    page.code(lambda ran: code(ran, models, settings.exposed), ran)
 
     def classify_image(
         image: str, top_k: int = TOP_K, checkpoint: str = "auto", stopped: Stopped = never
     ) -> dict[str, float]:
-        """The top_k labels of a picture with their probabilities."""
+        """Name what is in a picture: the likeliest labels with their probabilities.
+
+        Args:
+            image: The picture, such as PNG, JPEG or WebP.
+            top_k: How many labels, from 1 on.
+            checkpoint: "auto", "course", "starter", or owner/name or owner/name@revision on the hub.
+
+        Returns:
+            the likeliest label, and the confidence of each, from 0 to 1
+        """
         result = run(
             image,
             top_k,
@@ -502,6 +512,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
             ui.checkpoint_parameter(),
         ],
         [ui.scores_output()],
+        About((answers.LABELS,), {"top_k": {"minimum": 1}}),
     )
 
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 import numpy as np
 
-from components import causal, inside, markup, tables, ui
+from components import answers, causal, inside, markup, tables, ui
+from components.answers import About
 from components.checkpoints import Bundled, Checkpoint, Hub, Offer, Recipe
 from components.demo import Demo, Status, status_of, status_of_two
 from components.errors import CheckpointError, InputError, ModelLoadError
@@ -468,6 +469,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
 
     page.runs(act, [text, masked], [answer, *figures, ran])
     page.examples([[example] for example in EXAMPLES], [text])
+    page.linked({"text": text, "masked_checkpoint": masked})
 
     with page.drawer("Inside") as drawer, gr.Row():
         with gr.Column(min_width=300):
@@ -479,10 +481,22 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
     def fill_gap(
         text: str, masked_checkpoint: str = "auto", checkpoint: str = "auto", stopped: Stopped = never
     ) -> dict[str, Any]:
-        """The likeliest tokens for the gap (___ or [MASK]) in a text; a sentence where there is no model."""
+        """Fill the gap in a text twice: by a model that reads both sides, and by one that reads the left.
+
+        Args:
+            text: A text with one gap, written as ___ or [MASK].
+            masked_checkpoint: The model that reads both sides: "auto", "course", "starter" or owner/name.
+            checkpoint: The model that reads the left: "auto", "course", "starter" or owner/name.
+
+        Returns:
+            masked and causal: the likeliest tokens with their confidence, or the problem if there are none
+        """
         *_, result = run(text, masked_checkpoint, checkpoint, models, stopped=stopped)
         named = {"masked": result.masked, "causal": result.causal}
-        return {name: side.scores if isinstance(side, Side) else side for name, side in named.items()}
+        return {
+            name: answers.side(side.scores if isinstance(side, Side) else str(side))
+            for name, side in named.items()
+        }
 
     page.endpoint(
         fill_gap,
@@ -492,6 +506,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
             ui.checkpoint_parameter(),
         ],
         [ui.hidden(gr.JSON, "answers")],
+        About((answers.SIDES,), examples={"text": EXAMPLES[0]}),
     )
 
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from components import attribution, inside, inside_markup, markup, snippets, tables, ui
+from components import answers, attribution, given, inside, inside_markup, markup, snippets, tables, ui
+from components.answers import About
 from components.attribution import Carried
 from components.batching import MOST, Batcher
 from components.checkpoints import Bundled, Checkpoint, Hub, Offer, Recipe
@@ -96,13 +97,13 @@ def validate(text: str | None, file: str | None = None) -> list[str]:
 
     Raises InputError if there is none, too many, or if the file cannot be read.
     """
-    texts = tables.read_texts(Path(file)) if file else (text or "").splitlines()
+    texts = tables.read_texts(Path(file)) if file else given.text(text, tables.LARGEST).splitlines()
     texts = [line.strip() for line in texts if line.strip()]
     if not texts:
         raise InputError("There is no text yet. Type a sentence, or one sentence a line, and run again.")
     if len(texts) > MOST_TEXTS:
         raise InputError(f"That is {len(texts)} texts; at most {MOST_TEXTS} go in one run. Split them up.")
-    return texts
+    return [given.text(one, given.MOST_CHARACTERS) for one in texts]
 
 
 def preprocess(texts: list[str], loaded: Loaded) -> tuple[list[tables.Encoding], list[str | None]]:
@@ -126,6 +127,7 @@ def joint(loaded: Loaded) -> Batcher[tables.Encoding, torch.Tensor]:
         size=tables.length,
         cost=tables.pass_cost(loaded),
         turn=loaded.compute,
+        sizes=loaded.turns.sizes,
     )
 
 
@@ -351,6 +353,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
 
     page.runs(act, [text, file], [answer, table, download, ran])
     page.examples([[example] for example in (*EXAMPLES, "\n".join(EXAMPLES))], [text])
+    page.linked({"text": text, "file": file})
 
     def carried(ran: Ran, text: int, label: int | None) -> tuple[tuple[str, ...], int, str]:
         found = attribute(ran, models, text, label)
@@ -361,16 +364,55 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
         ui.attribution(drawer, ran, lambda ran: ran.texts, carried)
     drawer.shows(lambda ran: draw_inside(look_inside(ran, models)), [ran], [stations])
 
-    page.code(lambda ran: code(ran, models, settings.public), ran)
+    page.code(lambda ran: code(ran, models, settings.exposed), ran)
 
     def sentiment(text: str, checkpoint: str = "auto", stopped: Stopped = never) -> dict[str, float]:
-        """Labels of one text with their probabilities."""
+        """Tell which feeling one text carries: its labels with their probabilities, likeliest first.
+
+        Args:
+            text: One text; line breaks count as spaces.
+            checkpoint: "auto", "course", "starter", or owner/name or owner/name@revision on the hub.
+
+        Returns:
+            the likeliest label, and the confidence of each, from 0 to 1
+        """
         one = " ".join((text or "").split())
         result = run(one, checkpoint, models, stopped=stopped, batch=settings.batch)
         # Of two labels of the same name the likelier one stays.
         return dict(reversed(result.rows[0].scores))
 
-    page.endpoint(sentiment, [ui.hidden(gr.Textbox, "text"), ui.checkpoint_parameter()], [ui.scores_output()])
+    def sentiment_batch(
+        texts: list[str], checkpoint: str = "auto", stopped: Stopped = never
+    ) -> list[dict[str, Any]]:
+        """Tell which feeling each of many texts carries, in one call.
+
+        Args:
+            texts: Texts, each with something in it; line breaks count as spaces.
+            checkpoint: "auto", "course", "starter", or owner/name or owner/name@revision on the hub.
+
+        Returns:
+            for each text, in the order given, its likeliest label and the confidence of each label
+        """
+        lines = [" ".join(text.split()) for text in answers.texts(texts, MOST_TEXTS)]
+        result = run("\n".join(lines), checkpoint, models, stopped=stopped, batch=settings.batch)
+        if len(result.rows) < len(lines):
+            raise Cancelled(f"Stopped after {len(result.rows):,} of {len(lines):,} texts.")
+        return [answers.labelled(row.scores) for row in result.rows]
+
+    page.endpoint(
+        sentiment,
+        [ui.hidden(gr.Textbox, "text"), ui.checkpoint_parameter()],
+        [ui.scores_output()],
+        About((answers.LABELS,), examples={"text": EXAMPLES[1]}),
+    )
+    page.endpoint(
+        sentiment_batch,
+        [ui.hidden(gr.JSON, "texts"), ui.checkpoint_parameter()],
+        [ui.hidden(gr.JSON, "scores")],
+        About(
+            (answers.rows(answers.LABELS),), {"texts": answers.up_to(MOST_TEXTS)}, {"texts": list(EXAMPLES)}
+        ),
+    )
 
 
 DEMO = Demo(

@@ -12,6 +12,7 @@ import gradio as gr
 import numpy as np
 
 from components import (
+    answers,
     audio,
     hearing,
     inside,
@@ -23,6 +24,7 @@ from components import (
     ui,
     whisper,
 )
+from components.answers import About
 from components.audio import Audio
 from components.checkpoints import Checkpoint, Hub, Offer, Recipe
 from components.demo import Demo, Status, status_of
@@ -565,6 +567,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
             sources=["microphone", "upload"],
             buttons=["download"],
         )
+        gr.HTML(ui.INSECURE, elem_classes="only-insecure")
         timestamps = gr.Radio(list(whisper.TIMESTAMPS), value="segment", label="Timestamps")
     with page.options():
         language = gr.Dropdown(
@@ -619,8 +622,9 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
 
     page.runs(act, [sound, timestamps, language, task], [answer, timed, *files, language, ran])
     page.examples([[str(CLIP)], [gr.media.get_audio("cate_blanch.mp3")]], [sound])
+    page.linked({"audio": sound, "timestamps": timestamps, "language": language, "task": task})
     build_inside(page, ran, models, settings.max_audio_minutes)
-    page.code(lambda ran: code(ran, models, settings.public), ran)
+    page.code(lambda ran: code(ran, models, settings.exposed), ran)
 
     def transcribe(
         audio: str,
@@ -629,9 +633,17 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
         checkpoint: str = "auto",
         stopped: Stopped = never,
     ) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-        """The transcript of a recording, and its segments or words with start and end in seconds.
+        """Write down what is said in a recording, streamed; the last answer is the whole.
 
-        Streams what there is so far; the last answer is the whole.
+        Args:
+            audio: The recording, such as WAV, FLAC, MP3, OGG, M4A or WebM.
+            timestamps: Times to give: "none", of each "segment", or of each "word".
+            task: "transcribe", or "translate" into English, for which a multilingual checkpoint is needed.
+            checkpoint: "auto", "course", "starter", or owner/name or owner/name@revision on the hub.
+
+        Returns:
+            the text
+            the segments or words with their start and end in seconds, if asked for
         """
         limit = settings.max_audio_minutes
         for result in run(
@@ -648,6 +660,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
             ui.checkpoint_parameter(),
         ],
         [ui.hidden(gr.Textbox, "text"), ui.hidden(gr.JSON, "segments")],
+        About((answers.TEXT, answers.SEGMENTS)),
     )
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from components import hub, inside, markup, subwords, ui
+from components import given, hub, inside, markup, subwords, ui
 from components.checkpoints import Bundled, Checkpoint, Hub, Offer, Recipe
 from components.demo import Demo
 from components.errors import Cancelled, CheckpointError, DemoError, InputError
@@ -91,8 +91,10 @@ class Lacking:
 def learn(corpus: str | None, method: str, stop: str, limit: float | None) -> Learnt:
     """Train on the lines of the box until there are `limit` merges or tokens. Raises InputError."""
     words = subwords.parse_corpus(corpus)
+    if method not in list(Method):
+        raise InputError(f"The method is one of {', '.join(Method)}.")
     kind = Method(method)
-    if limit is None or limit != int(limit):
+    if not isinstance(limit, int | float) or limit % 1 != 0:
         raise InputError("How far to go is missing. Write a whole number, such as 5.")
     if stop == "merges":
         if not 1 <= limit <= subwords.MOST_MERGES:
@@ -109,7 +111,7 @@ def learn(corpus: str | None, method: str, stop: str, limit: float | None) -> Le
 
 def words_of(text: str | None) -> list[str]:
     """The words to split. Raises InputError if there are none or they are too long."""
-    words = (text or "").split()
+    words = given.text(text).split()
     if not words:
         raise InputError("There is no word to split yet. Type one, such as bug.")
     if (count := sum(map(len, words))) > MOST_LETTERS:
@@ -218,22 +220,21 @@ def algorithm(tokenizer: Any) -> str:
 
 def validate(text: str | None, starters: Sequence[str], typed: str | None) -> tuple[str, list[str]]:
     """The text as it stands and the names of tokenizers. Raises InputError."""
-    # A half of a surrogate pair is no text; no tokenizer takes it.
-    clean = (text or "").encode("utf-8", "replace").decode()
+    clean = given.text(text)
     if not clean.strip():
         raise InputError("There is no text yet. Type a sentence and press Compare.")
     if len(clean) > MOST_CHARACTERS:
         raise InputError(
             f"That is {len(clean):,} characters; at most {MOST_CHARACTERS:,} are compared. Shorten it."
         )
-    asked = list(dict.fromkeys((typed or "").replace(",", " ").split()))
+    asked = list(dict.fromkeys(given.text(typed).replace(",", " ").split()))
     if len(asked) > MOST_TYPED:
         raise InputError(
             f"Those are {len(asked)} names; at most {MOST_TYPED} are taken besides the starters."
         )
     if word := next((name for name in asked if name in ("auto", "course", "starter")), None):
         raise InputError(f"“{word}” is not the name of a model on the hub. Write it as owner/name.")
-    names = list(dict.fromkeys([*(name for name in STARTERS if name in starters), *asked]))
+    names = list(dict.fromkeys([*(name for name in STARTERS if name in (starters or ())), *asked]))
     if not names:
         raise InputError("No tokenizer is chosen. Tick one, or type the name of a checkpoint.")
     return clean, names
@@ -458,7 +459,16 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
             if ticket:
                 line.leave(ticket)
 
-    go.click(compare_now, [text, starters, typed], [compared, waits, amiss], concurrency_limit=None, **quiet)
+    go.click(
+        compare_now,
+        [text, starters, typed],
+        [compared, waits, amiss],
+        concurrency_limit=None,
+        api_name=ui.RECORDED + demo.name,
+        **quiet,
+    )
+    training = {"corpus": corpus, "algorithm": method, "stop_at": stop, "limit": limit, "words": words}
+    ui.linked(demo.name, {**training, "text": text, "starters": starters, "checkpoints": typed})
 
 
 DEMO = Demo(

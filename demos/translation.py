@@ -7,13 +7,15 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 import numpy as np
 
+from components import answers, given, inside, snippets, tables, ui
 from components import attention as explorer
-from components import inside, snippets, tables, ui
+from components.answers import About
 from components.attention import (
     ALL_HEADS,
     ALL_LAYERS,
@@ -64,6 +66,7 @@ EXAMPLES = [
 BATCH = 16  # sentences that go together at most
 STEP = 32  # see longest
 MOST_CHARACTERS = 20_000
+MOST_TEXTS = 1000  # in one call of many
 Pair = tuple[tuple[int, ...], tuple[int, ...]]  # the ids of a sentence, and those the decoder is fed
 Weights = tuple[np.ndarray, np.ndarray, np.ndarray]  # encoder, decoder, cross: see Attention
 TOP = 3  # tokens shown of those that a step could have written
@@ -180,7 +183,7 @@ class Inside:
 
 def validate(text: str | None) -> list[list[str]]:
     """The sentences of each paragraph. Raises InputError without a text, or for one that is too long."""
-    clean = (text or "").strip()
+    clean = given.text(text).strip()
     if not clean:
         raise InputError("There is no text yet. Type a sentence and run again.")
     if len(clean) > MOST_CHARACTERS:
@@ -379,6 +382,7 @@ def joint_attention(loaded: Loaded) -> Batcher[Pair, Weights]:
         size=lambda pair: len(pair[0]) + len(pair[1]),
         cost=tables.pass_cost(loaded),
         turn=loaded.compute,
+        sizes=loaded.turns.sizes,
     )
 
 
@@ -649,21 +653,52 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
 
     picked = page.changes(sentence, other_sentence, [ran, sentence], [attention_state, figure, reading])
     page.examples([[example] for example in EXAMPLES], [text])
+    page.linked({"text": text})
     build_inside(page, models, ran, sentence, attention_state, picked)
-    page.code(lambda ran: code(ran, models, settings.public), ran)
+    page.code(lambda ran: code(ran, models, settings.exposed), ran)
 
     def translate(text: str, checkpoint: str = "auto", stopped: Stopped = never) -> tuple[str, Any]:
-        """The translation of a text, and the heatmap of its first sentence: encoder self-attention of the
-        last layer, averaged over heads."""
+        """Translate a text sentence by sentence; into French, unless the checkpoint is for other languages.
+
+        Args:
+            text: The text; its paragraphs are kept.
+            checkpoint: "auto", "course", "starter", or owner/name or owner/name@revision on the hub.
+
+        Returns:
+            the translation
+            a plotly figure of the encoder's self-attention in the first sentence; agents get none
+        """
         result = run(text, checkpoint, models, stopped=stopped, batch=settings.batch)
         return result.text, draw(
             attend(result.sentences[0], result.status.checkpoint, models, stopped=stopped)
         )
 
+    def translate_batch(texts: list[str], checkpoint: str = "auto", stopped: Stopped = never) -> list[str]:
+        """Translate many texts in one call; into French, unless the checkpoint is for other languages.
+
+        Args:
+            texts: Texts, each with something in it, of 20,000 characters in all.
+            checkpoint: "auto", "course", "starter", or owner/name or owner/name@revision on the hub.
+
+        Returns:
+            the translations, in the order given
+        """
+        whole = answers.texts(texts, MOST_TEXTS)
+        result = run("\n".join(whole), checkpoint, models, stopped=stopped, batch=settings.batch)
+        paragraphs = (" ".join(sentence.target for sentence in row) for row in result.paragraphs)
+        return ["\n".join(islice(paragraphs, len(text.splitlines()))) for text in whole]
+
     page.endpoint(
         translate,
         [ui.hidden(gr.Textbox, "text"), ui.checkpoint_parameter()],
         [ui.hidden(gr.Textbox, "translation"), ui.hidden(gr.Plot, "attention")],
+        About((answers.TEXT, answers.FIGURE), examples={"text": EXAMPLES[0]}),
+    )
+    page.endpoint(
+        translate_batch,
+        [ui.hidden(gr.JSON, "texts"), ui.checkpoint_parameter()],
+        [ui.hidden(gr.JSON, "translations")],
+        About((answers.TEXTS,), {"texts": answers.up_to(MOST_TEXTS)}, {"texts": EXAMPLES[1:3]}),
     )
 
 

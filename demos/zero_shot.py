@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 import numpy as np
 
-from components import attribution, inside, inside_markup, markup, snippets, tables, ui
+from components import answers, attribution, given, inside, inside_markup, markup, snippets, tables, ui
+from components.answers import About
 from components.attribution import Carried
 from components.batching import MOST, Batcher
 from components.checkpoints import Checkpoint, Hub, Offer, Recipe
@@ -56,6 +57,9 @@ EXAMPLES = [
     ],
 ]
 MOST_LABELS = 100
+MOST_PAIRS = 2000  # of text and label in one call of many texts
+MOST_CHARACTERS = 20_000  # of the text, which goes with each label, and of all labels
+MOST_OF_TEMPLATE = 1000  # characters
 MOST_INSIDE = 8  # labels whose tokens Inside shows
 FIRST, MEAN = "the vector of the first token", "the mean of the vectors of all tokens"
 POOLED = (
@@ -124,9 +128,12 @@ class Result:
 
 
 def parse_labels(text: str | None) -> tuple[str, ...]:
-    """Labels between commas or line ends, in order, each once whatever its case."""
+    """Labels between commas or line ends, in order, each once whatever its case.
+
+    Raises InputError for more characters than are taken.
+    """
     labels: dict[str, str] = {}
-    for label in (text or "").replace("\n", ",").split(","):
+    for label in given.text(text, MOST_CHARACTERS).replace("\n", ",").split(","):
         clean = " ".join(label.split())
         if clean:
             labels.setdefault(clean.casefold(), clean)
@@ -134,8 +141,9 @@ def parse_labels(text: str | None) -> tuple[str, ...]:
 
 
 def validate(text: str | None, labels: str | None, template: str | None, multi_label: bool) -> Request:
-    """Raises InputError without a text or a label, or for a template without exactly one {}."""
-    clean, template = (text or "").strip(), (template or "").strip()
+    """Raises InputError without a text or a label, for a template without exactly one {}, or too much."""
+    clean = given.text(text, MOST_CHARACTERS).strip()
+    template = given.text(template, MOST_OF_TEMPLATE).strip()
     if not clean:
         raise InputError("There is no text yet. Type one and run again.")
     names = parse_labels(labels)
@@ -147,7 +155,9 @@ def validate(text: str | None, labels: str | None, template: str | None, multi_l
         raise InputError(
             f"The template must hold exactly one {{}}, where the label goes, as in “{TEMPLATE}”."
         )
-    return Request(clean, names, template, multi_label)
+    if multi_label not in (None, False, True):
+        raise InputError("Whether several labels may be true is answered with true or false.")
+    return Request(clean, names, template, bool(multi_label))
 
 
 def preprocess(request: Request, loaded: Loaded) -> tuple[list[tables.Encoding], str | None]:
@@ -204,6 +214,7 @@ def joint(loaded: Loaded) -> Batcher[tables.Encoding, torch.Tensor]:
         size=tables.length,
         cost=tables.pass_cost(loaded),
         turn=loaded.compute,
+        sizes=loaded.turns.sizes,
     )
 
 
@@ -274,20 +285,64 @@ def run(
     batch: int = MOST,
 ) -> Result:
     """Score each label for the text; sequences of several visitors go through the model together."""
-    import torch
-
     request = validate(text, labels, template, multi_label)
     with models.use(OFFER, choice, report, stopped) as loaded:
         started = time.perf_counter()
-        encodings, kept = preprocess(request, loaded)
-        output = torch.stack(loaded.share(joint)(encodings, stopped, batch))
-        each = _each(request)
-        scores = postprocess(output, request.labels, each, loaded.model.config)
+        ((scores, kept),) = _scored([request], loaded, stopped, batch)
         remarks = (
-            _method(loaded, each),
+            _method(loaded, _each(request)),
             *tables.truncation_remarks([kept], tables.longest_input(loaded)),
         )
         return Result(scores, status_of(loaded, started, remarks))
+
+
+@survives_out_of_memory
+def run_many(
+    texts: Sequence[str],
+    labels: str | None,
+    multi_label: bool,
+    template: str | None,
+    choice: str,
+    models: ModelManager,
+    report: Report = unreported,
+    stopped: Stopped = never,
+    batch: int = MOST,
+) -> list[tuple[tuple[str, float], ...]]:
+    """What `run` scores, of many texts at once: their sequences go through the model sorted by length.
+
+    Raises InputError if texts times labels are more than MOST_PAIRS.
+    """
+    requests = [validate(text, labels, template, multi_label) for text in texts]
+    if requests and len(requests) * len(requests[0].labels) > MOST_PAIRS:
+        raise InputError(
+            f"That is {len(requests)} texts with {len(requests[0].labels)} labels each; at most "
+            f"{MOST_PAIRS} pairs of text and label go in one call. Split them up."
+        )
+    with models.use(OFFER, choice, report, stopped) as loaded:
+        return [scores for scores, _ in _scored(requests, loaded, stopped, batch)]
+
+
+def _scored(
+    requests: Sequence[Request], loaded: Loaded, stopped: Stopped, batch: int
+) -> list[tuple[tuple[tuple[str, float], ...], str | None]]:
+    """Labels with scores for each text, best first, and what was kept of it if it was cut."""
+    import torch
+
+    each = [preprocess(request, loaded) for request in requests]
+    flat = [encoding for encodings, _ in each for encoding in encodings]
+    rows = iter(loaded.share(joint)(flat, stopped, batch))
+    return [
+        (
+            postprocess(
+                torch.stack([next(rows) for _ in encodings]),
+                request.labels,
+                _each(request),
+                loaded.model.config,
+            ),
+            kept,
+        )
+        for request, (encodings, kept) in zip(requests, each, strict=True)
+    ]
 
 
 def _each(request: Request) -> bool:
@@ -557,6 +612,8 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
 
     page.runs(act, [text, labels, multi_label, template], [answer, ran])
     page.examples(EXAMPLES, [text, labels, multi_label, template])
+    named = {"text": text, "candidate_labels": labels, "multi_label": multi_label}
+    page.linked({**named, "hypothesis_template": template})
 
     def carried(ran: Ran, text: int, label: int | None) -> tuple[tuple[str, ...], int, str]:
         found = attribute(ran, models, label)
@@ -567,7 +624,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
         ui.attribution(drawer, ran, lambda ran: [ran.request.text], carried)
     drawer.shows(lambda ran: draw_inside(look_inside(ran, models)), [ran], [stations])
 
-    page.code(lambda ran: code(ran, models, settings.public), ran)
+    page.code(lambda ran: code(ran, models, settings.exposed), ran)
 
     def zero_shot(
         text: str,
@@ -577,7 +634,18 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
         checkpoint: str = "auto",
         stopped: Stopped = never,
     ) -> dict[str, float]:
-        """Scores of candidate labels (comma separated) for a text; hypothesis_template holds one {}."""
+        """Sort a text into labels of your own, on which no model was trained.
+
+        Args:
+            text: The text to sort.
+            candidate_labels: The labels, with commas between them.
+            multi_label: Whether several may be right: then each is scored alone, else the scores sum to 1.
+            hypothesis_template: The sentence that each label is put into, at its one {}.
+            checkpoint: "auto", "course", "starter", or owner/name or owner/name@revision on the hub.
+
+        Returns:
+            the likeliest label, and the score of each, from 0 to 1, as its confidence
+        """
         result = run(
             text,
             candidate_labels,
@@ -590,16 +658,61 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
         )
         return dict(result.scores)
 
-    page.endpoint(
-        zero_shot,
-        [
-            ui.hidden(gr.Textbox, "text"),
+    def zero_shot_batch(
+        texts: list[str],
+        candidate_labels: str = LABELS,
+        multi_label: bool = False,
+        hypothesis_template: str = TEMPLATE,
+        checkpoint: str = "auto",
+        stopped: Stopped = never,
+    ) -> list[dict[str, Any]]:
+        """Sort many texts into the same labels of your own, in one call.
+
+        Args:
+            texts: Texts, each with something in it.
+            candidate_labels: The labels, with commas between them.
+            multi_label: Whether several may be right: then each is scored alone, else the scores sum to 1.
+            hypothesis_template: The sentence that each label is put into, at its one {}.
+            checkpoint: "auto", "course", "starter", or owner/name or owner/name@revision on the hub.
+
+        Returns:
+            for each text, in the order given, its likeliest label and the score of each as its confidence
+        """
+        found = run_many(
+            answers.texts(texts, MOST_PAIRS),
+            candidate_labels,
+            multi_label,
+            hypothesis_template,
+            checkpoint,
+            models,
+            stopped=stopped,
+            batch=settings.batch,
+        )
+        return [answers.labelled(scores) for scores in found]
+
+    def options() -> list[Any]:
+        return [
             ui.hidden(gr.Textbox, "candidate_labels", value=LABELS),
             ui.hidden(gr.Checkbox, "multi_label", value=False),
             ui.hidden(gr.Textbox, "hypothesis_template", value=TEMPLATE),
             ui.checkpoint_parameter(),
-        ],
+        ]
+
+    page.endpoint(
+        zero_shot,
+        [ui.hidden(gr.Textbox, "text"), *options()],
         [ui.scores_output()],
+        About((answers.LABELS,), examples={"text": TEXT}),
+    )
+    page.endpoint(
+        zero_shot_batch,
+        [ui.hidden(gr.JSON, "texts"), *options()],
+        [ui.hidden(gr.JSON, "scores")],
+        About(
+            (answers.rows(answers.LABELS),),
+            {"texts": answers.up_to(MOST_PAIRS)},
+            {"texts": [TEXT, "The minister resigned on Monday"]},
+        ),
     )
 
 

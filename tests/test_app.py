@@ -26,7 +26,7 @@ def answered(self, **options):
     raise SystemExit(0)
 app.gr.Blocks.launch = answered
 sys.argv = ["app.py", *sys.argv[1:]]
-app.main()
+app.main(app.parse(sys.argv[1:], __import__("os").environ))
 """
 
 
@@ -159,8 +159,8 @@ def test_a_first_click_waits_until_transformers_is_imported(monkeypatch, models)
 # Prepares as the app does after its launch, and says what is in memory then and how the first click went.
 PRELOAD = """
 import sys, app
-def prepared(models, pinned):
-    prepare(models, pinned)
+def prepared(models, pinned, ready):
+    prepare(models, pinned, ready)
     for row in models.snapshot():
         print("in memory:", row.task, row.state, row.pinned, row.loads)
     from demos import sentiment
@@ -169,7 +169,7 @@ def prepared(models, pinned):
     app.os.kill(app.os.getpid(), app.signal.SIGTERM)
 prepare, app.prepare = app.prepare, prepared
 sys.argv = ["app.py", *sys.argv[1:]]
-app.main()
+app.main(app.parse(sys.argv[1:], __import__("os").environ))
 """
 
 

@@ -55,7 +55,7 @@ FIRST = {
     "Translation": (r"\bmaison\b", starter_of(translation)),
     "Speech recognition": (r"\b(30|thirty) seconds\b", starter_of(speech)),
     "Image classification": (r"\blion\b.* \d\d\.\d %", starter_of(image)),
-    "Masked and causal": (r"\bthe 1\d\.\d %", f"{starter_of(generation)} and {starter_of(masked, 'MASKED')}"),
+    "Masked and causal": (r"the\s*1\d\.\d %", f"{starter_of(generation)} and {starter_of(masked, 'MASKED')}"),
     "Compare": (r"POSITIVE 7\d\.\d %", starter_of(sentiment)),
 }
 EVIL = "<img src=x onerror=alert(1)> and <b>bold</b>"

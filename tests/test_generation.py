@@ -370,7 +370,7 @@ def test_the_endpoint_streams(models):
 
     async def values() -> list[Any]:
         got = []
-        async for value in generate(PROMPT, 10, 1, 0.0):
+        async for value in generate(PROMPT, 10, 1, 0.0, 50, 0.95, 0, "auto", None):
             got.append(value["sequences"][0])
             seen.set()
         return got

@@ -567,7 +567,7 @@ def choosing(tab: Any, *values: Any) -> list[tuple[Any, ...]]:
     ]
 
     async def collect() -> list[tuple[Any, ...]]:
-        request = SimpleNamespace(session_hash="visitor")
+        request = SimpleNamespace(session_hash="visitor", username=None, client=None)
         return [(*step[:2], *step[-2:]) async for step in fn.fn(request, *values)]
 
     return asyncio.run(collect())

@@ -406,9 +406,10 @@ def test_the_tab_says_what_is_wrong_with_a_text():
 def test_the_endpoint():
     page = tiny.tab(masked.DEMO, two(None, tiny.llama()))
     answer = page.endpoint("fill_gap")(TEXT)
-    assert answer["masked"] == NO_HUB
-    assert len(answer["causal"]) == masked.TOP
-    assert sum(share for _, share in answer["causal"]) <= 1
+    assert answer["masked"] == {"label": None, "confidences": [], "problem": NO_HUB}
+    tokens = answer["causal"]["confidences"]
+    assert len(tokens) == masked.TOP and answer["causal"]["label"] == tokens[0]["label"]
+    assert sum(token["confidence"] for token in tokens) <= 1
 
 
 def test_both_checkpoints_can_be_chosen():

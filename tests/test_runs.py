@@ -50,10 +50,10 @@ class Tab:
     def press(self, text: str = "", session: str = "a") -> Any:
         """The steps of a run: (answer, stop button, problem, status line)."""
         (run,) = [fn for fn in self.functions if fn.name == "handler"]
-        return run.fn(SimpleNamespace(session_hash=session), text, "auto")
+        return run.fn(SimpleNamespace(session_hash=session, username=None, client=None), text, "auto")
 
     def stop(self, session: str = "a") -> None:
-        self.page._stop_now(SimpleNamespace(session_hash=session))  # type: ignore[arg-type]
+        self.page._stop_now(SimpleNamespace(session_hash=session, username=None, client=None))  # type: ignore[arg-type]
 
     @property
     def endpoint(self) -> Any:
@@ -293,13 +293,13 @@ def test_when_the_app_shuts_down_a_broken_off_run_is_told():
     assert "shutting down" in words(seen[-1][2])
 
 
-def test_an_endpoint_shows_its_parameters_without_the_last():
+def test_an_endpoint_shows_its_parameters_and_hides_what_the_app_gives():
     def call(text: str, checkpoint: str = "auto", stopped: Stopped = never) -> str:
         """What it does."""
         return text
 
     endpoint = Tab(at_once, call).endpoint
-    assert list(inspect.signature(endpoint).parameters) == ["text", "checkpoint"]
+    assert list(inspect.signature(endpoint).parameters) == ["text", "checkpoint", "request"]
     assert endpoint.__doc__ == "What it does."
     assert asyncio.run(endpoint("x", "auto")) == "x"
 

@@ -23,7 +23,15 @@ VALUES = [
     ("quantize", "int8", "int8"),
     ("max_audio_minutes", "5", 5.0),
     ("max_image_megapixels", "12.5", 12.5),
+    ("root_path", "/tour", "/tour"),
+    ("max_download", "2.5", 2.5),
+    ("requests_per_minute", "0", 0),
+    ("max_upload", "20", 20.0),
+    ("log_format", "json", "json"),
 ]
+SWITCHES = ("share", "public", "mcp", "any_checkpoint")
+# Of more than one value, or together with another.
+OTHERS = ("auth", "history", "ssl_certfile", "ssl_keyfile")
 VARIABLES = {one.name: one.metadata["env"] for one in fields(Settings)}
 
 
@@ -55,7 +63,8 @@ def test_each_environment_variable(name, written, value):
 
 
 def test_every_setting_is_tested():
-    assert {one.name for one in fields(Settings)} == {name for name, _, _ in VALUES} | {"share"}
+    names = {name for name, _, _ in VALUES}
+    assert {one.name for one in fields(Settings)} == names | set(SWITCHES) | set(OTHERS)
 
 
 def test_gradio_names_are_honoured():
@@ -74,12 +83,57 @@ def test_an_empty_variable_counts_as_none():
     assert parse([], dict.fromkeys(VARIABLES.values(), "")) == parse([], {})
 
 
+@pytest.mark.parametrize("name", SWITCHES)
 @pytest.mark.parametrize(
     ("written", "value"), [("1", True), ("true", True), ("YES", True), ("0", False), ("no", False)]
 )
-def test_share(written, value):
-    assert parse([], {"TOUR_SHARE": written}).share is value
-    assert parse(["--share"], {"TOUR_SHARE": written}).share is True
+def test_switches(name, written, value):
+    assert getattr(parse([], {VARIABLES[name]: written}), name) is value
+    option = "--" + name.replace("_", "-")
+    assert getattr(parse([option], {VARIABLES[name]: written}), name) is True
+
+
+def test_users_of_options_stand_instead_of_those_of_the_variable():
+    assert parse([], {"TOUR_AUTH": "ann:x  bob:y"}).auth == ("ann:x", "bob:y")
+    assert parse(["--auth", "ann:x y", "--auth", "@users"], {"TOUR_AUTH": "eve:z"}).auth == (
+        "ann:x y",
+        "@users",
+    )
+
+
+def test_a_certificate_goes_with_its_key(tmp_path, capsys):
+    files = tmp_path / "c.pem", tmp_path / "k.pem"
+    given = ["--ssl-certfile", str(files[0])], {"TOUR_SSL_KEYFILE": str(files[1])}
+    with pytest.raises(SystemExit):
+        parse(*given)
+    assert f"there is no file {files[0]}" in capsys.readouterr().err
+    for file in files:
+        file.write_text("")
+    settings = parse(*given)
+    assert (settings.ssl_certfile, settings.ssl_keyfile) == files
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variable", "keeps"),
+    [
+        ([], "", True),
+        (["--no-history"], "", False),
+        (["--no-history"], "1", False),
+        ([], "0", False),
+        (["--share"], "", False),
+        (["--host", "0.0.0.0"], "", False),
+        (["--share", "--history"], "", True),
+        (["--share"], "yes", True),
+    ],
+)
+def test_history_is_kept_where_nobody_else_can_look_unless_chosen(arguments, variable, keeps):
+    assert parse(arguments, {"TOUR_HISTORY": variable}).keeps_history is keeps
+
+
+def test_strangers_choose_among_what_is_listed_unless_told_otherwise():
+    assert parse([], {}).takes_any_checkpoint
+    assert not parse(["--share"], {}).takes_any_checkpoint
+    assert parse(["--share", "--any-checkpoint"], {}).takes_any_checkpoint
 
 
 @pytest.mark.parametrize(
@@ -93,8 +147,8 @@ def test_share(written, value):
         (["--share"], True),
     ],
 )
-def test_public_is_what_others_can_open(arguments, public):
-    assert parse(arguments, {}).public is public
+def test_exposed_is_what_others_can_open(arguments, public):
+    assert parse(arguments, {}).exposed is public
 
 
 @pytest.mark.parametrize(
@@ -114,6 +168,9 @@ def test_public_is_what_others_can_open(arguments, public):
         (["--quantize", "int3"], {}, "int3"),
         ([], {"TOUR_QUANTIZE": "int3"}, "TOUR_QUANTIZE"),
         (["--unknown"], {}, "--unknown"),
+        (["--requests-per-minute", "-1"], {}, "--requests-per-minute"),
+        (["--log-format", "xml"], {}, "xml"),
+        (["--ssl-keyfile", "k.pem"], {}, "--ssl-certfile"),
     ],
 )
 def test_what_cannot_be_used_ends_with_a_sentence(arguments, environment, named, capsys):

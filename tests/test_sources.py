@@ -187,6 +187,20 @@ def test_a_dropdown_offers_no_starter_where_there_is_none():
     )
 
 
+@pytest.mark.parametrize("policy", ["auto", "hub"])
+def test_strangers_get_what_is_offered_and_nothing_else(policy):
+    for choice in ("auto", "course", "starter", COURSE.name, OTHER.name, "owner/other@v2"):
+        assert sources.choose(OFFER, choice, policy, Reach(True), any_other=False)[0] in (
+            COURSE,
+            OTHER,
+            STARTER,
+        )
+    for typed in ("someone/else", "owner/other@main2", "https://huggingface.co/someone/else"):
+        with pytest.raises(CheckpointError, match="runs only the checkpoints in the list"):
+            sources.choose(OFFER, typed, policy, Reach(True), any_other=False)
+        assert sources.choose(OFFER, typed, policy, Reach(True))[0].source
+
+
 # fetch
 
 
@@ -209,6 +223,9 @@ def test_the_hub_is_told_what_fits_into_memory(monkeypatch, tmp_path):
     assert call.arguments["recipe"] is RECIPE
     assert call.arguments["report"] is unreported
     assert (call.arguments["free_memory"], call.arguments["bytes_per_parameter"]) == (123, 2)
+    assert call.arguments["max_download"] is None
+    sources.fetch(OTHER, tmp_path, unreported, lambda: 123, 2, max_download=456)
+    assert calls[-1].arguments["max_download"] == 456
 
 
 def test_a_wheel_goes_to_the_cache(monkeypatch, tmp_path):

@@ -453,7 +453,7 @@ class Tab:
         (run,) = [fn for fn in self.app.fns.values() if fn.name == "handler" and fn.show_progress_on]
 
         async def collect() -> list[tuple[Any, ...]]:
-            request = SimpleNamespace(session_hash=session)
+            request = SimpleNamespace(session_hash=session, username=None, client=None)
             steps = [step async for step in run.fn(request, *values, checkpoint)]
             return [(*step[:-3], *step[-2:]) for step in steps]
 

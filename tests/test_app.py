@@ -21,7 +21,7 @@ def answered(self, **options):
     _, url, _ = launch(self, **options)
     import urllib.request
     page = urllib.request.urlopen(url).read().decode()
-    print("title" , "Transformer Tour" in page)
+    print("title", "Transformer Tour" in page, "at", url)
     print("heavy", [name for name in heavy if name in sys.modules])
     raise SystemExit(0)
 app.gr.Blocks.launch = answered

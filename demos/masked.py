@@ -460,7 +460,12 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
     ) -> Iterator[tuple[Any, ...]]:
         for result in run(text, masked, choice, models, report, stopped):
             status = Progress("running") if result.masked is None else result.status
-            masks = mask_of(result.masked, False), mask_of(result.causal, True)
+            # Both at once: a figure that stands alone is as wide as two, and stays so beside another.
+            done = result.masked is not None
+            masks = tuple(
+                mask_of(side if done else None, is_causal)
+                for side, is_causal in ((result.masked, False), (result.causal, True))
+            )
             names = [
                 side.status.checkpoint if isinstance(side, Side) else None
                 for side in (result.masked, result.causal)

@@ -830,9 +830,10 @@ def test_layout(context, app, theme, widths):
                 assert excess <= 0, f"{where}: scrolls sideways by {excess} px"
                 answer = panel.locator(".answer, .sequences, textarea:disabled").first
                 assert below(answer, panel.locator("button.run")) == (width == PHONE), where
-                for text in panel.locator(".gtitle, .xtick text, .ytick text").all():
-                    outside = overflow(text, panel.locator(".js-plotly-plot"))
-                    assert outside <= 0, f"{where}: {outside:.0f} px of {text.text_content()!r} are cut off"
+                for plot in panel.locator(".js-plotly-plot").all():
+                    for text in plot.locator(".gtitle, .xtick text, .ytick text").all():
+                        outside = overflow(text, plot)
+                        assert outside <= 0, f"{where}: {outside:.0f} px of {text.text_content()!r} cut off"
                 contrasts = page.locator(TEXTS).evaluate_all(CONTRASTS)
                 assert len(contrasts) > 8
                 assert not [(text, ratio) for text, ratio in contrasts if ratio < 4.5], where

@@ -472,7 +472,7 @@ def address(models) -> Iterator[str]:
         ssr_mode=False,
         theme=ui.theme(),
         css_paths=ui.STYLE,
-        head_paths=ui.SCRIPT,
+        head_paths=[ui.SCRIPT, ui.LINKS],
     )
     yield url
     page.close()

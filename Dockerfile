@@ -1,6 +1,6 @@
 # The app in a container, on the CPU or on an NVIDIA GPU:
 #
-#   docker build -t tour .
+#   docker build -t tour --build-arg TORCH_INDEX=... .
 #   docker run -p 7860:7860 -v tour:/cache tour
 #
 #   docker build -t tour --build-arg DEVICE=cuda .
@@ -13,13 +13,13 @@ FROM python:${PYTHON}-slim
 
 WORKDIR /app
 
-# The usual index has PyTorch for Linux with CUDA, which is several gigabytes; the build for the CPU comes
-# from PyTorch's own. The rest is the same for both.
+# The usual index may have PyTorch with CUDA only, which is several gigabytes; TORCH_INDEX is the address of one
+# with builds for the CPU, such as PyTorch's own. The rest is the same for both.
 ARG DEVICE=cpu
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ARG TORCH_INDEX=
 COPY requirements.txt ./
 RUN case "$DEVICE" in \
-      cpu) pip install --no-cache-dir --no-deps --index-url "$TORCH_INDEX" \
+      cpu) [ -z "$TORCH_INDEX" ] || pip install --no-cache-dir --no-deps --index-url "$TORCH_INDEX" \
              "$(grep -o '^torch==[^ ]*' requirements.txt)" ;; \
       cuda) ;; \
       *) echo "DEVICE is cpu or cuda, not $DEVICE" >&2; exit 1 ;; \

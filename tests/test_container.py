@@ -160,8 +160,8 @@ echo "$@" >> "$ASKED"
 """
 
 
-def installed(tmp_path: Path, device: str) -> tuple[int, list[str]]:
-    """The exit status of the RUN that installs, and what pip was asked."""
+def installed(tmp_path: Path, **arguments: str) -> tuple[int, list[str]]:
+    """The exit status of the RUN that installs, with these build arguments, and what pip was asked."""
     (run,) = [text for text in all_of("RUN") if "pip install" in text]
     given = dict(text.split("=", 1) for text in all_of("ARG"))
     pip = tmp_path / "bin" / "pip"
@@ -176,7 +176,7 @@ def installed(tmp_path: Path, device: str) -> tuple[int, list[str]]:
             "PATH": f"{pip.parent}:{os.environ['PATH']}",
             "ASKED": str(tmp_path / "asked"),
             **given,
-            "DEVICE": device,
+            **arguments,
         },
         capture_output=True,
         text=True,
@@ -186,25 +186,25 @@ def installed(tmp_path: Path, device: str) -> tuple[int, list[str]]:
     return done.returncode, asked.read_text().splitlines() if asked.exists() else []
 
 
-def test_by_default_it_is_the_build_for_the_cpu(tmp_path):
-    assert "DEVICE=cpu" in all_of("ARG")
-    status, asked = installed(tmp_path, "cpu")
+def test_the_build_for_the_cpu_comes_from_the_index_that_is_given(tmp_path):
+    status, asked = installed(tmp_path, TORCH_INDEX="https://example.org/cpu")
     pin = re.search(r"^torch==\S+", (ROOT / "requirements.txt").read_text(), re.M)
     assert status == 0 and pin
-    (index,) = [text.removeprefix("TORCH_INDEX=") for text in all_of("ARG") if "TORCH_INDEX" in text]
-    assert index.startswith("https://") and index.endswith("/cpu")
     assert asked == [
-        f"install --no-cache-dir --no-deps --index-url {index} {pin[0]}",
+        f"install --no-cache-dir --no-deps --index-url https://example.org/cpu {pin[0]}",
         "install --no-cache-dir -r requirements.txt",
     ]
 
 
-def test_with_cuda_it_is_what_the_index_has(tmp_path):
-    assert installed(tmp_path, "cuda") == (0, ["install --no-cache-dir -r requirements.txt"])
+@pytest.mark.parametrize(
+    "arguments", [{}, {"DEVICE": "cuda"}, {"DEVICE": "cuda", "TORCH_INDEX": "https://example.org/cpu"}]
+)
+def test_otherwise_it_is_what_the_usual_index_has(tmp_path, arguments):
+    assert installed(tmp_path, **arguments) == (0, ["install --no-cache-dir -r requirements.txt"])
 
 
 def test_no_third_device(tmp_path):
-    assert installed(tmp_path, "tpu") == (1, [])
+    assert installed(tmp_path, DEVICE="tpu") == (1, [])
 
 
 class Health(BaseHTTPRequestHandler):

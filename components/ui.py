@@ -229,7 +229,7 @@ class Page:
 
         Gives the event, for drawers that follow it.
         """
-        return changes(selector, act, inputs, outputs, self.problem, self.demo.name)
+        return _changes(selector, act, inputs, outputs, self.problem, self.demo.name)
 
     def drawer(self, title: str) -> Drawer:
         """What is folded away below the examples; use it in a `with`, after `runs`."""
@@ -279,7 +279,7 @@ class Page:
             at_work, progress = True, Progress("running")
             quick = time.monotonic() + QUICK
             try:
-                ticket = _start(self._line, self.demo, act, (*values, told.put), told, _visitor(request))
+                ticket = _start(self._line, self.demo, act, (*values, told.put), told, visitor(request))
                 self._visits[session] = ticket, told
                 while (step := await told.next(_pause(quick))) is not FINISHED:
                     if isinstance(step, DemoError):
@@ -410,7 +410,7 @@ class Drawer:
         outputs: Sequence[gr.components.Component],
     ) -> None:
         """Call `act` with the inputs' values when the visitor picks something; a DemoError is shown here."""
-        changes(selector, act, inputs, outputs, self._said, self._name)
+        _changes(selector, act, inputs, outputs, self._said, self._name)
 
     def picks(
         self,
@@ -521,7 +521,7 @@ def _answered(name: str, act: Callable[[], Any], instead: tuple[Any, ...]) -> tu
         return (*instead, markup.problem(str(error)))
 
 
-def changes(
+def _changes(
     selector: Any,
     act: Callable[..., Any],
     inputs: Sequence[gr.components.Component],
@@ -529,11 +529,6 @@ def changes(
     said: gr.HTML,
     name: str,
 ) -> Any:
-    """Call `act` with the inputs' values when the visitor picks something in the tab `name`.
-
-    said: where a DemoError is shown. Gives the event.
-    """
-
     def handler(*values: Any) -> tuple[Any, ...]:
         return _answered(name, lambda: act(*values), (gr.skip(),) * len(outputs))
 
@@ -549,7 +544,7 @@ def changes(
 
 
 def _start(
-    line: Line, demo: Demo, act: Callable[..., Any], values: tuple[Any, ...], told: Told, visitor: Visitor
+    line: Line, demo: Demo, act: Callable[..., Any], values: tuple[Any, ...], told: Told, who: Visitor
 ) -> Ticket:
     """Enter the line with `act`, which tells each step, a DemoError as well, and at last FINISHED."""
 
@@ -567,10 +562,10 @@ def _start(
 
     # Whose run it is: on ZeroGPU the time on the GPU is counted for who asks.
     context = copy_context()
-    return line.enter(demo.name, demo.at_once, lambda stopped: context.run(work, stopped), visitor)
+    return line.enter(demo.name, demo.at_once, lambda stopped: context.run(work, stopped), who)
 
 
-def _visitor(request: gr.Request | None) -> Visitor:
+def visitor(request: gr.Request | None) -> Visitor:
     """Who asks: the user where there are users, else the session; and from which address."""
     client = request.client if request else None
     name = (request.username or request.session_hash or "") if request else ""
@@ -846,7 +841,7 @@ def _for_clients(call: Callable[..., Any], line: Line, demo: Demo) -> Callable[.
             bound = asked.bind(*values)
             bound.apply_defaults()
             *given, request = bound.args
-            ticket = _start(line, demo, act, tuple(given), told, _visitor(request))
+            ticket = _start(line, demo, act, tuple(given), told, visitor(request))
             while (step := await told.next(None)) is not FINISHED:
                 if isinstance(step, DemoError):
                     raise step

@@ -426,20 +426,24 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
     forth.click(lambda learnt, merges, words: move(learnt, merges, words, 1), at, seen, **quiet)
     words.change(split_words, [words, learnt, step], [split, wrong], trigger_mode="always_last", **quiet)
 
-    def compare_now(text: str, starters: list[str], typed: str) -> Iterator[tuple[Any, ...]]:
+    def compare_now(
+        text: str, starters: list[str], typed: str, request: gr.Request | None = None
+    ) -> Iterator[tuple[Any, ...]]:
         told: SimpleQueue[Any] = SimpleQueue()
 
-        def work(stopped: Stopped) -> None:
+        def work(stopped: Stopped) -> str | None:
             try:
                 with ui.shown(demo.name):
                     clean, names = validate(text, starters, typed)
                     told.put(draw_compared(clean, compare(clean, names, shelf, told.put, stopped)))
             except DemoError as error:
                 told.put(error)
+                return type(error).__name__
+            return None
 
         ticket = None
         try:
-            ticket = line.enter(demo.name, demo.at_once, work)
+            ticket = line.enter(demo.name, demo.at_once, work, ui.visitor(request))
             while True:
                 try:
                     now = told.get(timeout=LOOK)

@@ -328,6 +328,8 @@ def main(settings: Settings) -> None:
         logging.getLogger("tour").debug("launch", exc_info=True)
         where = f"Port {settings.port} is" if settings.port else "The ports from 7860 on are all"
         sys.exit(f"{where} in use. Stop what listens there, or choose another with --port.")
+    if settings.mcp and not app.mcp_server_obj:
+        sys.exit(f"--mcp: {app.mcp_error}")
     if app.mcp_server_obj:
         agents.fit(app.mcp_server_obj, local=not settings.exposed)
     print(f"The page is up at {app.local_url}", flush=True)

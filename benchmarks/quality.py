@@ -20,11 +20,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from app import create_manager
+from benchmarks.measures import calibration_error, read_lines, read_records, reference_streams
 from components import attention as explorer
 from components.errors import DemoError
 from components.hub import HubStatus
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
 Z = 1.959964  # 95 % of a normal distribution lie within this many standard deviations
 RESAMPLES = 1000  # of a bootstrap
-BINS = 10  # of confidence
 SURE = 0.99
 ALIGNED = Path(__file__).with_name("alignments.tsv")  # source, target, links of their words from 0
 GAPS = 500  # sentences with a gap each
@@ -71,21 +71,10 @@ class Row:
 # Reading
 
 
-def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 file that are not blank; a stray carriage return counts as white space."""
-    content = path.read_bytes().decode("utf-8-sig").replace("\r", " ")
-    return [line.strip(" ") for line in content.split("\n") if line.strip()]
-
-
 def read_labelled(path: Path) -> list[tuple[int, str]]:
     """Label and text of each line of a tab-separated file with a header."""
     rows = [line.split("\t", 1) for line in read_lines(path)[1:]]
     return [(int(label), _one_line(text)) for label, text in rows]
-
-
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file with one JSON object a line."""
-    return [json.loads(line) for line in read_lines(path)]
 
 
 def read_references(path: Path) -> dict[str, list[str]]:
@@ -97,12 +86,6 @@ def read_references(path: Path) -> dict[str, list[str]]:
         if target not in references:
             references.append(target)
     return grouped
-
-
-def reference_streams(grouped: Sequence[Sequence[str]]) -> list[list[Any]]:
-    """References `[items][references]` as sacrebleu wants them, `[references][items]`; None fills up."""
-    most = max(map(len, grouped))
-    return [[refs[i] if i < len(refs) else None for refs in grouped] for i in range(most)]
 
 
 def chunks(lines: Sequence[str], most: int) -> Iterator[list[str]]:
@@ -156,16 +139,6 @@ def error_interval(errors: Sequence[int], words: Sequence[int]) -> tuple[float, 
     rates = np.asarray(errors)[drawn].sum(1) / np.asarray(words)[drawn].sum(1)
     low, high = np.percentile(rates, [2.5, 97.5])
     return float(low), float(high)
-
-
-def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
-    """Expected calibration error, from 0 to 1 (Guo et al. 2017): how far confidence is from accuracy.
-
-    confidence, right: `[items]`; the mean gap of BINS bins of equal width, weighted by their items.
-    """
-    places = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    gaps = np.bincount(places, confidence - right, BINS)
-    return float(np.abs(gaps).sum() / len(right))
 
 
 def calibration_interval(confidence: Sequence[float], right: Sequence[bool]) -> tuple[float, float]:

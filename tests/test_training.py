@@ -111,7 +111,6 @@ def line(work, interrupt=None, monkeypatch=None):
 
     curve = train(
         model,
-        torch.optim.AdamW(model.parameters()),
         epoch,
         loss_of,
         steps=40,
@@ -152,7 +151,6 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path):
     with pytest.raises(RuntimeError, match="the loss is nan at step 0"):
         train(
             model,
-            torch.optim.AdamW(model.parameters()),
             lambda number: [None],
             lambda batch: model(torch.ones(1)).sum() * float("nan"),
             steps=2, peak_rate=1, warmup=1, seed=0, work=tmp_path,

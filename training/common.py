@@ -59,11 +59,6 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
     return [(first, second) for first, second in (line.split("\t") for line in lines if line)]
 
 
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file with one JSON object a line."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
-
-
 def bucketed(rows: Sequence[Row], length: Callable[[Row], int], size: int, seed: int) -> list[list[Row]]:
     """Batches of `size` rows of similar lengths, in random order, so that little is spent on padding.
 
@@ -114,7 +109,6 @@ def trained(model: nn.Module) -> dict[str, torch.Tensor]:
 
 def train(
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
     epoch: Callable[[int], Iterable[Batch]],
     loss_of: Callable[[Batch], torch.Tensor],
     *,
@@ -124,10 +118,14 @@ def train(
     seed: int,
     work: Path,
     average_last: float = 0.25,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
     evaluate: Callable[[], dict[str, float]] | None = None,
     evaluate_every: int = 0,
 ) -> list[dict[str, float]]:
-    """Train for `steps` steps; a run that was interrupted goes on where it was last saved, to the same end.
+    """Train with AdamW for `steps` steps.
+
+    A run that was interrupted goes on where it was last saved, to the same end.
 
     epoch: number of an epoch to its batches, the same for the same number. average_last: share of the
     steps whose weights are averaged into the result, which is left in `model`. evaluate: measures for the
@@ -138,6 +136,7 @@ def train(
     """
     work.mkdir(parents=True, exist_ok=True)
     weights = trained(model)
+    optimizer = torch.optim.AdamW(weights.values(), betas=betas, eps=eps, weight_decay=0.01, fused=True)
     progress = load_progress(work, weights, optimizer) or {
         "step": 0, "epoch": 0, "batch": 0, "seconds": 0.0, "curve": [], "mean": None,
     }  # fmt: skip

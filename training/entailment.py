@@ -16,8 +16,9 @@ from peft import PeftModel
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForSequenceClassification
 
+from benchmarks.measures import read_records
 from components.device import best_device
-from training.common import adapted, bucketed, encoder, keep, options, read_records, train, trained
+from training.common import adapted, bucketed, encoder, keep, options, train
 
 LABELS = ("contradiction", "neutral", "entailment")
 RANK = 64
@@ -82,7 +83,6 @@ def main() -> None:
 
     curve = train(
         model,
-        torch.optim.AdamW(trained(model).values(), weight_decay=0.01, fused=True),
         lambda number: batched(rows, tokenizer, seed + number),
         loss_of,
         steps=arguments.epochs * -(-len(rows) // BATCH),

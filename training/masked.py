@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import AutoModelForMaskedLM, DataCollatorForLanguageModeling
 
+from benchmarks.measures import read_records
 from components.device import best_device
 from training.common import (
     adapted,
@@ -25,9 +26,7 @@ from training.common import (
     keep,
     options,
     read_pairs,
-    read_records,
     train,
-    trained,
 )
 
 RANK = 32
@@ -109,7 +108,6 @@ def main() -> None:
     print(f"{len(texts)} sentences")
     curve = train(
         model,
-        torch.optim.AdamW(trained(model).values(), weight_decay=0.01, fused=True),
         lambda number: bucketed(texts, lambda text: len(tokenizer.tokenize(text)), BATCH, seed + number),
         lambda batch: loss_of(model, tokenizer, batch),
         steps=arguments.epochs * -(-len(texts) // BATCH),

@@ -23,8 +23,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
+from benchmarks import measures
 from components.device import best_device
-from training.common import adapted, bucketed, encoder, keep, options, read_pairs, train, trained
+from training.common import adapted, bucketed, encoder, keep, options, read_pairs, train
 
 RANK = 16
 BATCH = 64
@@ -88,13 +89,10 @@ def accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:
     return (logits.argmax(-1) == labels).double().mean().item()
 
 
-def calibration_error(logits: torch.Tensor, labels: torch.Tensor, bins: int = 10) -> float:
-    """Expected calibration error: how far confidence is from accuracy, on average (Guo et al. 2017)."""
+def calibration_error(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """Expected calibration error of logits `[rows, 2]`, see `measures.calibration_error`."""
     confidence, answer = logits.softmax(-1).max(-1)
-    right = (answer == labels).double()
-    place = (confidence * bins).long().clamp(max=bins - 1)
-    gaps = [(confidence[place == i].double() - right[place == i]).sum().abs() for i in range(bins)]
-    return (sum(gaps) / len(labels)).item()  # type: ignore[union-attr]
+    return measures.calibration_error(confidence.numpy(), (answer == labels).numpy())
 
 
 def temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
@@ -124,7 +122,6 @@ def main() -> None:
 
     curve = train(
         model,
-        torch.optim.AdamW(trained(model).values(), weight_decay=0.01, fused=True),
         lambda number: batched(rows, tokenizer, seed + number),
         loss_of,
         steps=arguments.epochs * -(-len(rows) // BATCH),

@@ -24,6 +24,7 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import MarianConfig, MarianMTModel, MarianTokenizer
 
+from benchmarks.measures import reference_streams
 from components.device import best_device
 from training.common import read_pairs, train
 
@@ -271,10 +272,7 @@ def quality(model: Any, tokenizer: MarianTokenizer, pairs: list[tuple[str, str]]
         answers += tokenizer.batch_decode(
             model.generate(**inputs, max_length=MAX_TOKENS), skip_special_tokens=True
         )
-    most = max(map(len, references.values()))
-    streams: list[list[Any]] = [
-        [references[s][i] if i < len(references[s]) else None for s in order] for i in range(most)
-    ]
+    streams = reference_streams([references[source] for source in order])
     return sacrebleu.corpus_bleu(answers, streams).score, sacrebleu.corpus_chrf(answers, streams).score
 
 
@@ -301,7 +299,6 @@ def main() -> None:
     model.to(best_device())  # type: ignore[arg-type]  # its decorator hides the signature
     curve = train(
         model,
-        torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), eps=1e-9, weight_decay=0.01, fused=True),
         lambda number: batches(pairs, tokenizer, aligner, arguments.seed + number),
         lambda batch: loss_of(model, batch),
         steps=arguments.steps,
@@ -309,6 +306,8 @@ def main() -> None:
         warmup=WARMUP,
         seed=arguments.seed,
         work=work,
+        betas=(0.9, 0.98),
+        eps=1e-9,
     )
     bleu, chrf = quality(model, tokenizer, held_out)
     print(f"BLEU {bleu:.1f}, chrF {chrf:.1f} on {len(held_out)} held-out pairs")

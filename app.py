@@ -165,6 +165,7 @@ def create_app(models: ModelManager, settings: Settings, hub: HubStatus, line: L
         ui.only_listed(app)
     ui.keep_runs(app)
     ui.forgiving(app)
+    ui.fetches(app, settings.max_upload * 1e6)
     # Runs wait in a line of ours, which tells them their place.
     app.queue(default_concurrency_limit=None)
     return app

@@ -28,6 +28,7 @@ from components.answers import About
 from components.checkpoints import Offer
 from components.demo import Demo, Status
 from components.errors import Cancelled, DemoError
+from components.fetching import fetch
 from components.line import Line, Ticket
 from components.progress import Progress, Stopped
 
@@ -48,10 +49,6 @@ Refresh = tuple[Callable[..., Any], Sequence[Any], Sequence[Any]]  # a function,
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}  # events of the page's own
 CLOSING = "The app is shutting down and did not finish this run. Try again in a minute."
 NOTHING_MORE = About()
-UNFETCHED = (
-    "The file at this address could not be fetched. It must be reachable from the public network and without "
-    "signing in. Otherwise upload it."
-)
 STOPPED = '<p class="line" role="status">Stopped.</p>'
 NOT_YET = "Nothing has run on this tab yet. Press Run above, and what happened is shown here."
 PROGRAM = "<p>This program gives the result of the last run without this app, with transformers alone.</p>"
@@ -795,30 +792,12 @@ def _publish(
         _tells(component, "api_info", schema)
         if name in about.examples or "default" in schema:
             _tells(component, "example_payload", about.examples.get(name, schema.get("default")))
-        if "path" in schema.get("properties", {}):
-            _explains_fetching(component)
     for component, schema, answer in zip(outputs, about.returns, answers, strict=bool(about.returns)):
         _tells(component, "api_info", {**schema, "description": answer})
 
 
 def _tells(component: gr.components.Component, method: str, answer: Any) -> None:
     setattr(component, method, lambda: answer)
-
-
-def _explains_fetching(component: gr.components.Component) -> None:
-    """Let clients know why a file whose address they gave could not be had."""
-    fetch = component.async_move_resource_to_block_cache
-
-    async def fetched(place: str | Path | None) -> str | None:
-        try:
-            return await fetch(place)
-        except gr.Error:
-            raise
-        except Exception as error:
-            log.info("a file that a client named was not fetched: %s", type(error).__name__)
-            raise gr.Error(UNFETCHED, print_exception=False) from error
-
-    component.async_move_resource_to_block_cache = fetched  # type: ignore[method-assign, assignment]
 
 
 def _for_clients(call: Callable[..., Any], line: Line, demo: Demo) -> Callable[..., Any]:
@@ -883,12 +862,38 @@ def forgiving(app: gr.Blocks) -> None:
         try:
             return await read(*given, **named)
         except Exception as error:
+            if isinstance(error, DemoError):
+                log.info("a client sent what cannot be used: %s", type(error).__name__)
+                raise gr.Error(str(error), print_exception=False) from error
             if isinstance(error, gr.Error) and not error.print_exception:
                 raise  # a sentence of ours
             log.info("a client sent what no component takes: %s", type(error).__name__)
             raise gr.Error(UNTAKEN, print_exception=False) from error
 
     app.preprocess_data = preprocess_data  # type: ignore[method-assign]
+
+
+def fetches(app: gr.Blocks, most: float) -> None:
+    """Have files that clients name by an address fetched by `fetching.fetch`; most: bytes of one.
+
+    Gradio would keep all of it in memory, whatever its size, and ask a name server of its own for names that
+    this machine does not know.
+    """
+    for block in app.blocks.values():
+        _block_fetches(block, most)
+
+
+def _block_fetches(block: Any, most: float) -> None:
+    keep = block.async_move_resource_to_block_cache
+
+    async def kept(place: str | Path | None) -> str | None:
+        if not str(place).startswith(("http://", "https://")):
+            return await keep(place)
+        path = str(await fetch(str(place), Path(block.GRADIO_CACHE), most))
+        block.temp_files.add(path)  # deleted as uploads are
+        return path
+
+    block.async_move_resource_to_block_cache = kept
 
 
 def _steps(answer: Any) -> Iterator[Any]:

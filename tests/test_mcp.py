@@ -181,7 +181,7 @@ def test_files_by_address(page, monkeypatch):
         # No file of this machine's network is fetched for anybody.
         said = problem(called(page, "transcribe", audio=f"{address}/{speech.CLIP.name}"))
         assert "could not be fetched" in said and "public network" in said
-        monkeypatch.setattr("gradio.processing_utils.PUBLIC_HOSTNAME_WHITELIST", ["127.0.0.1"])
+        monkeypatch.setattr("components.fetching.HUB", ["127.0.0.1"])
         text, *_ = texts(called(page, "transcribe", audio=f"{address}/{speech.CLIP.name}"))
         assert WORDS in text
     with served(LION.parent) as address:

@@ -38,7 +38,7 @@ async def fetch(url: str, folder: Path, most: float) -> Path:
                 url = answer
     except TimeoutError:
         raise InputError(TOO_LONG) from None
-    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise InputError(UNREACHED) from error
     raise InputError(UNREACHED)
 
@@ -69,6 +69,7 @@ async def _fetch(url: str, folder: Path, most: float) -> Path | str:
 
 
 async def _written(response: httpx.Response, folder: Path, most: float) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
     count, path = 0, Path(tempfile.mkdtemp(dir=folder)) / "file"
     try:
         with path.open("wb") as file:

@@ -84,8 +84,8 @@ def refused(url: str, folder: Path, most: float = MOST) -> str:
 
 def test_a_file_is_written_as_it_is(site, tmp_path):
     url, asked = site
-    path = fetched(f"{url}/file.bin", tmp_path)
-    assert path.read_bytes() == CONTENT and path.parent.parent == tmp_path
+    path = fetched(f"{url}/file.bin", tmp_path / "new" / "cache")
+    assert path.read_bytes() == CONTENT and path.parent.parent == tmp_path / "new" / "cache"
     # The site is asked under its name, not under the address that was checked.
     assert asked == [("/file.bin", url.removeprefix("http://"), "identity")]
     assert fetched(f"{url}/file.bin", tmp_path) != path

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import sys
 
 import numpy as np
@@ -54,6 +55,7 @@ def data(tmp_path):
         films = [f"{i % 2}\t{('a dull', 'a lovely')[i % 2]} film about number {i}" for i in range(64)]
         write(tmp_path / "sentiment" / f"{split}.tsv", ["label\tsentence", *films])
         write(tmp_path / "nli" / f"{split}.jsonl", [json.dumps(row) for row in NLI * 8])
+    write(tmp_path / "zero_shot" / "few.jsonl", [json.dumps({"text": one, "label": one}) for one in "ab"])
     return tmp_path
 
 
@@ -232,23 +234,12 @@ def test_batches_of_pairs_hold_every_pair_once(data, tmp_path, monkeypatch):
 # Sentiment
 
 
-def test_calibration_texts_share_no_phrase_with_the_training_rows():
-    texts = [f"a very long sentence about film number {i:02} which was good" for i in range(40)]
-    rows = [(text, 1) for text in texts] + [(text[: text.index(" which")], 1) for text in texts]
-    rest, kept = sentiment.held_out(rows, seed=0)
-    assert kept and set(kept) < set(rows) and set(rest) < set(rows)
-    assert not [text for text, _ in rest if any(text in other or other in text for other, _ in kept)]
-    assert len(rest) >= len(rows) - 2 * 8
-
-
-def test_the_temperature_that_was_put_in_is_found():
+def test_the_calibration_error_of_logits_that_are_too_sure_is_large():
     generator = torch.Generator().manual_seed(0)
     logits = 2 * torch.randn(4000, 2, generator=generator)
     labels = torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(1)
-    assert sentiment.temperature(3 * logits, labels) == pytest.approx(3, rel=0.1)
-    assert (
-        sentiment.calibration_error(logits, labels) < 0.03 < sentiment.calibration_error(3 * logits, labels)
-    )
+    honest, too_sure = (sentiment.calibration_error(one, labels) for one in (logits, 3 * logits))
+    assert honest < 0.03 < too_sure
 
 
 @pytest.fixture
@@ -267,7 +258,7 @@ def test_sentiment_trains_and_merges_into_a_classifier(
     data, tmp_path, monkeypatch, starter_cache, quick, capsys
 ):
     out = tmp_path / "out"
-    call(monkeypatch, sentiment, data, out, "--epochs", "1")
+    call(monkeypatch, sentiment, data, out, "--epochs", "8")
     assert "calibration error" in capsys.readouterr().out
     tokenizer, model = merged(starter_cache, out, tmp_path / "merged", AutoModelForSequenceClassification)
     assert model.config.id2label == {0: "NEGATIVE", 1: "POSITIVE"}
@@ -285,7 +276,9 @@ def test_entailment_trains_and_merges_into_a_classifier(
 ):
     out = tmp_path / "out"
     call(monkeypatch, entailment, data, out, "--epochs", "8")
-    assert "accuracy on 24 pairs of dev: 1.0000" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "accuracy on 24 pairs of dev: 1.0000" in said
+    assert re.search(r"zero-shot accuracy on few: (0\.0|0\.5|1\.0)000", said)
     tokenizer, model = merged(starter_cache, out, tmp_path / "merged", AutoModelForSequenceClassification)
     with torch.inference_mode():
         inputs = tokenizer(
@@ -293,6 +286,17 @@ def test_entailment_trains_and_merges_into_a_classifier(
         )
         found = model(**inputs).logits.argmax(-1).tolist()
     assert [model.config.id2label[one] for one in found] == [row["label"] for row in NLI]
+
+
+def test_a_text_gets_the_label_that_it_entails_most(tmp_path, monkeypatch):
+    said = {"sun": "sun", "rain": "rain", "snow": "rain"}
+    write(tmp_path / "few.jsonl", [json.dumps({"text": one, "label": one}) for one in said])
+
+    def logits(model, tokenizer, rows):
+        return torch.tensor([[5.0, 0.0, float(said[text] in sentence)] for text, sentence, _ in rows])
+
+    monkeypatch.setattr(entailment, "logits_of", logits)
+    assert entailment.zero_shot_accuracy(None, None, tmp_path / "few.jsonl") == pytest.approx(2 / 3)
 
 
 def test_the_gap_filler_trains_and_merges_into_a_masked_model(

@@ -73,13 +73,13 @@ def bucketed(rows: Sequence[Row], length: Callable[[Row], int], size: int, seed:
 
 
 def adapted(model: PreTrainedModel, rank: int, **more: Any) -> PeftModel:
-    """An encoder of MiniLM's kind, frozen but for its biases and LoRA (Hu et al. 2021) on all its layers.
+    """An encoder of MiniLM's kind, frozen but for LoRA (Hu et al. 2021) on all layers of it.
 
-    more: what else LoraConfig takes.
+    more: what else LoraConfig takes, or takes instead.
     """
     model.config.architectures = [type(model).__name__]
     layers = r".*encoder\.layer\..*\.(query|key|value|dense)"
-    lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=layers, bias="all", **more)
+    lora = LoraConfig(**{"r": rank, "lora_alpha": 2 * rank, "target_modules": layers, **more})
     with_adapter = get_peft_model(model, lora)
     with_adapter.peft_config["default"].base_model_name_or_path = MINILM
     return with_adapter

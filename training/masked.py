@@ -101,7 +101,7 @@ def main() -> None:
     folder, tokenizer = encoder()
     base = AutoModelForMaskedLM.from_pretrained(folder, attn_implementation="eager")
     # The biases of the head are trained with the others: they say how common each token is.
-    model: Any = adapted(base, RANK, modules_to_save=["transform"]).to(best_device())
+    model: Any = adapted(base, RANK, bias="all", modules_to_save=["transform"]).to(best_device())
     held_out = sentences(arguments.data, "dev")
     known = set(held_out)
     texts = [text for text in sentences(arguments.data, "train") if text not in known]

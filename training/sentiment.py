@@ -1,8 +1,8 @@
 """Sentiment starter: can a sentence encoder learn to tell praise from blame, and how sure to be?
 
-LoRA on all-MiniLM-L6-v2 and a new classification head, trained on the phrases of SST-2. Label smoothing
-keeps it from being sure of everything, and at the end its probabilities are calibrated (temperature
-scaling, Guo et al. 2017). Only the adapter, the biases and the head are kept.
+LoRA (Hu et al. 2021) on every linear layer of all-MiniLM-L6-v2 and a new classification head, trained on the
+phrases of SST-2; label smoothing keeps it from being sure of everything. Only the adapter and the head are
+kept.
 
     python -m training.sentiment --data PATH --out checkpoints/minilm-sst2
 
@@ -13,7 +13,6 @@ pretrained encoder is worth. That run leaves its curve only.
 """
 
 import json
-import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,6 @@ WARMUP = 100
 SMOOTHING = 0.05
 MAX_TOKENS = 128
 EVALUATE_EVERY = 200  # steps
-CALIBRATION_TEXTS = 400  # drawn; those that are part of a longer training row are left out
 
 Row = tuple[str, int]  # a text and its label, 1 for POSITIVE
 
@@ -45,23 +43,14 @@ def labelled(path: Path) -> list[Row]:
     return [(text.strip(), int(label)) for label, text in read_pairs(path)[1:]]
 
 
-def held_out(rows: list[Row], seed: int) -> tuple[list[Row], list[Row]]:
-    """Training rows, and long texts to calibrate with that share no phrase with them."""
-    longest = sorted(rows, key=lambda row: len(row[0]))[-10 * CALIBRATION_TEXTS :]
-    kept = random.Random(seed).sample(longest, min(CALIBRATION_TEXTS, len(rows) // 10))
-    joined, within = "\n".join(text for text, _ in kept), {text for text, _ in kept}
-    rest = [row for row in rows if row[0] not in within and (len(row[0].split()) < 3 or row[0] not in joined)]
-    others = "\n".join(text for text, _ in rest)
-    return rest, [row for row in kept if row[0] not in others]
-
-
 def new_model(folder: Path, scratch: bool) -> nn.Module:
-    """The encoder with a two-label head: pretrained and frozen but for adapters, biases and head, or new."""
+    """The encoder with a two-label head: pretrained and frozen but for adapters and head, or new."""
     names = {"id2label": {0: "NEGATIVE", 1: "POSITIVE"}, "label2id": {"NEGATIVE": 0, "POSITIVE": 1}}
     if scratch:
         return AutoModelForSequenceClassification.from_config(AutoConfig.from_pretrained(folder, **names))
     base = AutoModelForSequenceClassification.from_pretrained(folder, attn_implementation="eager", **names)
-    return adapted(base, RANK, modules_to_save=["pooler", "classifier"])
+    # For this task peft trains and keeps the new head as well.
+    return adapted(base, RANK, task_type="SEQ_CLS", target_modules="all-linear")
 
 
 def batched(rows: list[Row], tokenizer: Any, seed: int) -> list[list[Row]]:
@@ -95,12 +84,6 @@ def calibration_error(logits: torch.Tensor, labels: torch.Tensor) -> float:
     return measures.calibration_error(confidence.numpy(), (answer == labels).numpy())
 
 
-def temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """What to divide logits by for the least cross-entropy."""
-    tried = [1.02**exponent for exponent in range(-60, 80)]
-    return min(tried, key=lambda one: cross_entropy(logits / one, labels).item())
-
-
 def main() -> None:
     parser = options(__doc__, "sentiment", epochs=2)
     parser.add_argument("--scratch", action="store_true", help="random weights, for comparison")
@@ -111,9 +94,7 @@ def main() -> None:
     torch.manual_seed(seed)
     folder, tokenizer = encoder()
     model: Any = new_model(folder, arguments.scratch).to(best_device())
-    rows, calibration = held_out(labelled(arguments.data / "sentiment" / "train.tsv"), seed)
-    dev = labelled(arguments.data / "sentiment" / "dev.tsv")
-    print(f"{len(rows)} rows, {len(calibration)} to calibrate")
+    rows, dev = (labelled(arguments.data / "sentiment" / f"{split}.tsv") for split in ("train", "dev"))
 
     def loss_of(batch: list[Row]) -> torch.Tensor:
         labels = torch.tensor([label for _, label in batch], device=model.device)
@@ -135,12 +116,7 @@ def main() -> None:
     if arguments.scratch:
         (out / "scratch.json").write_text(json.dumps(curve))
     else:
-        heat = temperature(*predicted(model, tokenizer, calibration))
-        with torch.no_grad():
-            for weight in model.base_model.model.classifier.modules_to_save["default"].parameters():
-                weight /= heat
         keep(model, out, curve)
-        print(f"temperature {heat:.2f}")
     logits, labels = predicted(model.float(), tokenizer, dev)
     print(f"on dev: accuracy {accuracy(logits, labels):.4f}, ", end="")
     print(f"calibration error {calibration_error(logits, labels):.4f}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,10 +12,14 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 MOST_NUMBERED = 16  # tokens on the longer side up to which a number fits into a cell
+MOST_MARKED = 40  # points of a line that are marked each
 WIDE_COLUMNS = 4  # small multiples beside each other that leave room for tall ones
 SMALL, SMALLER, NAME = 190, 110, 18  # pixels of a row of small multiples, and of the name above each
 # Two lines of title and the colours go above a map: beside it they would leave no room for it on a phone.
 MARGIN = {"l": 10, "r": 10, "t": 100, "b": 10}
+GRID = "rgba(128, 128, 128, 0.3)"  # on light and on dark
+# A blue and an orange that stand out from light and from dark, and what tells them apart without colours.
+LINES = (("#2b87c0", "solid", "circle"), ("#d55e00", "dash", "diamond"))
 COLOUR_BAR = {
     "orientation": "h",
     "title": {"text": "weight", "side": "top"},
@@ -162,6 +166,42 @@ def attention_grid(
             )
         )
     return go.Figure(maps, layout)
+
+
+def learning_curves(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], x: str, y: str, percent: bool = False
+) -> go.Figure:
+    """One or two lines by name, each of its x and y values, with the names of both axes.
+
+    percent: y values are shares. A line is told by its marks and dashes as well as its colour.
+    """
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    lines = zip(curves.items(), LINES[: len(curves)], strict=True)
+    for (name, (across, up)), (colour, dash, symbol) in lines:
+        figure.add_scatter(
+            x=list(across),
+            y=list(up),
+            name=html.escape(name),
+            mode="lines+markers" if len(across) <= MOST_MARKED else "lines",
+            line={"color": colour, "dash": dash, "width": 2},
+            marker={"symbol": symbol, "size": 7},
+            hovertemplate=f"{y}: %{{y:{'.1%' if percent else '.3f'}}}<br>{x}: %{{x:.1f}}",
+        )
+    ticks = {"tickformat": ".0%"} if percent else {}
+    axes = {"automargin": True, "gridcolor": GRID, "zeroline": False}
+    figure.update_layout(
+        margin={"l": 10, "r": 10, "t": 40, "b": 10},
+        height=340,
+        xaxis={"title": {"text": x}, **axes},
+        yaxis={"title": {"text": y}, **axes, **ticks},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        showlegend=len(curves) > 1,
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+    )
+    return figure
 
 
 def _title(text: str) -> dict[str, Any]:

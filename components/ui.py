@@ -226,7 +226,7 @@ class Page:
 
         Gives the event, for drawers that follow it.
         """
-        return _changes(selector, act, inputs, outputs, self.problem, self.demo.name)
+        return changes(selector, act, inputs, outputs, self.problem, self.demo.name)
 
     def drawer(self, title: str) -> Drawer:
         """What is folded away below the examples; use it in a `with`, after `runs`."""
@@ -407,7 +407,7 @@ class Drawer:
         outputs: Sequence[gr.components.Component],
     ) -> None:
         """Call `act` with the inputs' values when the visitor picks something; a DemoError is shown here."""
-        _changes(selector, act, inputs, outputs, self._said, self._name)
+        changes(selector, act, inputs, outputs, self._said, self._name)
 
     def picks(
         self,
@@ -518,7 +518,7 @@ def _answered(name: str, act: Callable[[], Any], instead: tuple[Any, ...]) -> tu
         return (*instead, markup.problem(str(error)))
 
 
-def _changes(
+def changes(
     selector: Any,
     act: Callable[..., Any],
     inputs: Sequence[gr.components.Component],
@@ -526,6 +526,11 @@ def _changes(
     said: gr.HTML,
     name: str,
 ) -> Any:
+    """Call `act` with the inputs' values when the visitor picks something in the tab `name`.
+
+    said: where a DemoError is shown. Gives the event.
+    """
+
     def handler(*values: Any) -> tuple[Any, ...]:
         return _answered(name, lambda: act(*values), (gr.skip(),) * len(outputs))
 

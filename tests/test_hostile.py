@@ -316,13 +316,14 @@ def test_tables_to_download_hold_no_formulas():
 
 
 def test_no_component_takes_texts_of_others_for_markup():
-    """Markdown is written by the app alone, and the cells of tables are text."""
+    """Markdown is written by the app alone, model cards with it, and the cells of tables are text."""
     import gradio as gr
 
     for demo in discover():
         app = tiny.tab(demo, tiny.manager(tiny.distilbert())).app
         outputs = {block._id: block for fn in app.fns.values() for block in fn.outputs}
-        assert not [block for block in outputs.values() if isinstance(block, gr.Markdown | gr.Chatbot)]
+        marked = [one for one in outputs.values() if isinstance(one, gr.Markdown | gr.Chatbot)]
+        assert not marked or demo.name == "transfer"
         for block in outputs.values():
             if isinstance(block, gr.Dataframe):
                 kinds = block.datatype if isinstance(block.datatype, list) else [block.datatype]

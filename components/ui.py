@@ -545,6 +545,16 @@ def changes(
     )
 
 
+def on_arrival(
+    act: Callable[..., Any],
+    inputs: Sequence[gr.components.Component],
+    outputs: Sequence[gr.components.Component],
+) -> None:
+    """Call `act` whenever somebody opens the page: for what should not keep the app from starting."""
+    if isinstance(Context.root_block, gr.Blocks):
+        Context.root_block.load(act, list(inputs), list(outputs), **QUIET)
+
+
 def _start(
     line: Line, demo: Demo, act: Callable[..., Any], values: tuple[Any, ...], told: Told, who: Visitor
 ) -> Ticket:

@@ -145,7 +145,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
             problem = gr.HTML(elem_classes="problem")
         with gr.Column(scale=6, min_width=300):
             answer = gr.HTML(compare(pretrained, scratch, minutes.value))
-            curves = gr.Plot(draw(pretrained, scratch, axis.value), show_label=False)
+            curves = gr.Plot(show_label=False)
             gr.Markdown(f"{summary(pretrained, scratch)} {HOW_TO_READ}")
     gr.Markdown("## How the starters were made")
     taught = lessons()
@@ -153,7 +153,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
     with gr.Row(equal_height=False, elem_classes="part"):
         with gr.Column(scale=5, min_width=300):
             starter = gr.Dropdown(list(taught), value=first, label="Starter")
-            loss = gr.Plot(draw_loss(taught[first]), show_label=False)
+            loss = gr.Plot(show_label=False)
         with gr.Column(scale=6, min_width=300):
             card = gr.Markdown(taught[first].card, elem_classes="card")
 
@@ -176,6 +176,8 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
     ]
     for act, inputs, outputs in follows:
         ui.changes(inputs[0], act, inputs, outputs, problem, demo.name)
+    # plotly takes a second to be imported.
+    ui.on_arrival(lambda across, title: (drawn(across), chosen(title)[1]), [axis, starter], [curves, loss])
     ui.linked(demo.name, {"minutes": minutes, "across": axis, "starter": starter}, follows)
 
 

@@ -19,6 +19,7 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from demos import speech
+from tests.serving import served
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -34,9 +35,8 @@ def client(models):
 
     settings = replace(parse([], os.environ), checkpoints="starter")
     page = app.create_app(models, settings, HubStatus(), Line())
-    _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", ssr_mode=False)
-    yield Client(url, verbose=False)
-    page.close()
+    with served(page) as url:
+        yield Client(url, verbose=False)
 
 
 PARAMETERS = {

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.serving import served
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # Answers as soon as the page is up, with the heavy packages that were imported by then.
@@ -104,13 +106,8 @@ def test_the_page_comes_from_this_app_alone(models):
 
     settings = replace(parse([], os.environ), checkpoints="starter")
     page = app.create_app(models, settings, HubStatus(), Line())
-    _, url, _ = page.launch(
-        prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", theme=ui.theme(), ssr_mode=False
-    )
-    try:
+    with served(page, theme=ui.theme()) as url:
         css = urllib.request.urlopen(f"{url}theme.css").read().decode()
-    finally:
-        page.close()
     assert "IBM Plex Sans" in css
     assert "@import" not in css and "url('http" not in css and 'url("http' not in css
 

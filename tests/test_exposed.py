@@ -21,6 +21,7 @@ from components.hub import HubStatus
 from components.line import Line
 from components.metrics import Metrics
 from components.settings import parse
+from tests.serving import served
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "only the owner may read this line"
@@ -45,17 +46,9 @@ def url(models) -> Iterator[str]:
     settings = replace(parse(["--share", "--public"], os.environ), checkpoints="starter")
     line = Line(64, Limits(3))
     page = app.create_app(models, settings, HubStatus(), line)
-    _, address, _ = page.launch(
-        prevent_thread_lock=True,
-        quiet=True,
-        server_name="127.0.0.1",
-        ssr_mode=False,
-        max_file_size=MOST,
-        enable_monitoring=False,
-        app_kwargs={"routes": app.routes(Metrics(), line, Event(), settings)},
-    )
-    yield address.rstrip("/")
-    page.close()
+    routes = app.routes(Metrics(), line, Event(), settings)
+    with served(page, max_file_size=MOST, enable_monitoring=False, app_kwargs={"routes": routes}) as address:
+        yield address.rstrip("/")
 
 
 @pytest.fixture

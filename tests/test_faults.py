@@ -29,6 +29,7 @@ from components.hub import HubStatus
 from components.line import Line
 from components.models import ModelManager
 from components.settings import parse
+from tests.serving import served
 from tests.test_app import ROOT, free_port
 
 SEED = 3
@@ -59,27 +60,14 @@ class Running:
         return handlers[order.index(tab)]
 
 
-def serve(**changes: Any) -> Running:
-    settings = replace(parse([], os.environ), checkpoints="starter", keep_alive=-1, **changes)
-    models, line = app.create_manager(settings, HubStatus()), Line(settings.queue)
-    page = app.create_app(models, settings, HubStatus(), line)
-    _, url, _ = page.launch(
-        prevent_thread_lock=True,
-        quiet=True,
-        server_name="127.0.0.1",
-        ssr_mode=False,
-        max_threads=app.MOST_EVENTS,
-        state_session_capacity=SESSIONS,
-    )
-    return Running(page, models, line, url)
-
-
 @pytest.fixture
 def running(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Running]:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
-    one = serve()
-    yield one
-    one.page.close(verbose=False)
+    settings = replace(parse([], os.environ), checkpoints="starter", keep_alive=-1)
+    models, line = app.create_manager(settings, HubStatus()), Line(settings.queue)
+    page = app.create_app(models, settings, HubStatus(), line)
+    with served(page, max_threads=app.MOST_EVENTS, state_session_capacity=SESSIONS) as url:
+        yield Running(page, models, line, url)
 
 
 async def ask(client: httpx.AsyncClient, name: str, values: list[Any]) -> list[Any]:

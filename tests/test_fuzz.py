@@ -47,6 +47,7 @@ from demos import (
     zero_shot,
 )
 from tests import mutations, tiny
+from tests.serving import served
 
 FULL = 700  # examples of each function; there are fifteen
 EXAMPLES = int(os.environ.get("TOUR_FUZZ", FULL))
@@ -669,9 +670,8 @@ def address() -> Iterator[str]:
             demo.build(demo, manager_of(demo), Settings(), Line())
     app.queue(default_concurrency_limit=None)
     ui.forgiving(app)
-    _, url, _ = app.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", ssr_mode=False)
-    yield url.rstrip("/")
-    app.close()
+    with served(app) as url:
+        yield url.rstrip("/")
 
 
 def sent(address: str, name: str, body: bytes) -> tuple[int, Any]:

@@ -19,6 +19,7 @@ from components.metrics import Metrics
 from components.models import ModelManager
 from components.settings import Settings
 from tests import test_browser, tiny
+from tests.serving import served
 from tests.test_browser import expect_done, field, number, open_tab, run, visit
 from tests.test_fuzz import two_sided
 from tests.test_hostile import named, with_words
@@ -29,24 +30,18 @@ Fill = Callable[[Locator], None]
 
 
 @contextmanager
-def served(models: ModelManager) -> Iterator[str]:
+def whole_app(models: ModelManager) -> Iterator[str]:
     """The address of the page with these models."""
     settings, line = Settings(), Line()
     page = application.create_app(models, settings, HubStatus(), line)
-    _, address, _ = page.launch(
-        prevent_thread_lock=True,
-        quiet=True,
-        server_name="127.0.0.1",
-        ssr_mode=False,
+    with served(
+        page,
         enable_monitoring=False,
         css_paths=ui.STYLE,
         head_paths=[ui.SCRIPT, ui.LINKS],
         app_kwargs={"routes": application.routes(Metrics(), line, Event(), settings)},
-    )
-    try:
-        yield address.rstrip("/") + "/"
-    finally:
-        page.close()
+    ) as address:
+        yield address
 
 
 def texts(**given: str) -> Fill:
@@ -95,7 +90,7 @@ TABS: dict[str, tuple[str, Fill]] = {
 def test_what_a_checkpoint_brings_is_text_in_the_browser(context, tmp_path, name):
     title, fill = TABS[name]
     # A script that ran would open a dialog, which `visit` tells.
-    with served(hostile(name, tmp_path)) as address, visit(context, address) as page:
+    with whole_app(hostile(name, tmp_path)) as address, visit(context, address) as page:
         panel = open_tab(page, title)
         fill(panel)
         run(panel)

@@ -24,6 +24,7 @@ from mcp.client.streamable_http import streamable_http_client
 
 from components import agents
 from demos import speech
+from tests.serving import served
 from tests.test_api import PARAMETERS
 
 LION = Path(gr.media.get_image("lion.jpg"))
@@ -39,12 +40,9 @@ def page(models):
 
     settings = replace(parse([], os.environ), checkpoints="starter")
     page = app.create_app(models, settings, HubStatus(), Line())
-    page.launch(
-        prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", ssr_mode=False, mcp_server=True
-    )
-    agents.fit(page.mcp_server_obj, local=True)
-    yield page
-    page.close()
+    with served(page, mcp_server=True):
+        agents.fit(page.mcp_server_obj, local=True)
+        yield page
 
 
 async def met(
@@ -177,20 +175,20 @@ def test_files_by_path(page):
 
 
 def test_files_by_address(page, monkeypatch):
-    with served(speech.CLIP.parent) as address:
+    with folder_served(speech.CLIP.parent) as address:
         # No file of this machine's network is fetched for anybody.
         said = problem(called(page, "transcribe", audio=f"{address}/{speech.CLIP.name}"))
         assert "could not be fetched" in said and "public network" in said
         monkeypatch.setattr("components.fetching.HUB", ["127.0.0.1"])
         text, *_ = texts(called(page, "transcribe", audio=f"{address}/{speech.CLIP.name}"))
         assert WORDS in text
-    with served(LION.parent) as address:
+    with folder_served(LION.parent) as address:
         (answer,) = texts(called(page, "classify_image", image=f"{address}/{LION.name}"))
         assert json.loads(answer)["label"] == "lion"
         assert "could not be fetched" in problem(called(page, "classify_image", image=f"{address}/none.jpg"))
 
 
-class served:
+class folder_served:
     """A folder on a port of this machine; its address inside `with`."""
 
     def __init__(self, folder: Path) -> None:
@@ -333,19 +331,13 @@ def test_where_a_password_is_asked_for_an_agent_gives_it():
             return f"Hello, {whom}."
 
         gr.Button().click(hello, gr.Textbox(), gr.Textbox(), api_name="hello")
-    locked.launch(
-        prevent_thread_lock=True, quiet=True, ssr_mode=False, mcp_server=True, auth=[("ann", "one:two")]
-    )
-    agents.fit(locked.mcp_server_obj, local=True)
-
-    try:
+    with served(locked, mcp_server=True, auth=[("ann", "one:two")]):
+        agents.fit(locked.mcp_server_obj, local=True)
         assert texts(called(locked, "hello", basic("ann:one:two"), whom="Bob")) == ["Hello, Bob."]
         # Who asks later is not taken for who asked before.
         for headers in (None, basic("ann:wrong"), basic("bob:one:two"), {"Authorization": "Basic ?"}):
             assert "asks for a user and a password" in problem(called(locked, "hello", headers, whom="Bob"))
         assert texts(called(locked, "hello", basic("ann:one:two"), whom="Eve")) == ["Hello, Eve."]
-    finally:
-        locked.close()
 
 
 def test_a_password_for_a_proxy_in_front_is_not_the_apps(page):

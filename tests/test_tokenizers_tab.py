@@ -21,6 +21,7 @@ from components.subwords_markup import MOST_PAIRS, draw_state, draw_words
 from demos import tokenizers as tab
 from tests import tiny
 from tests.hub_server import HubServer
+from tests.serving import served
 from tests.test_browser import BROWSER_OPTIONS, CONTRASTS, TIMEOUT, field
 from tests.test_hub_app import tell
 
@@ -465,17 +466,8 @@ def address(models) -> Iterator[str]:
     from components import ui
 
     page = tiny.tab(tab.DEMO, models).app
-    _, url, _ = page.launch(
-        prevent_thread_lock=True,
-        quiet=True,
-        server_name="127.0.0.1",
-        ssr_mode=False,
-        theme=ui.theme(),
-        css_paths=ui.STYLE,
-        head_paths=[ui.SCRIPT, ui.LINKS],
-    )
-    yield url
-    page.close()
+    with served(page, theme=ui.theme(), css_paths=ui.STYLE, head_paths=[ui.SCRIPT, ui.LINKS]) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

@@ -292,6 +292,9 @@ def main() -> None:
     if arguments.source == "fr":
         languages.reverse()
         pairs, held_out = ([(french, english) for english, french in rows] for rows in (pairs, held_out))
+    # The data was split by English sentence, so that a French one can be on both sides.
+    kept_back = {source for source, _ in held_out}
+    pairs = [pair for pair in pairs if pair[0] not in kept_back]
     tokenizer = train_vocabulary(pairs, languages, out)
     aligner = Aligner(tokenizer.vocab_size)
     aligner.learn(encoded(pairs, tokenizer))

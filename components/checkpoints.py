@@ -81,7 +81,8 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Offer:
-    """What a tab offers: the checkpoint of the course, the starter where there is one, and alternatives."""
+    """What a tab offers: the checkpoint of the course, the starter where there is one, and alternatives,
+    among which may be more starters."""
 
     course: Checkpoint
     starter: Checkpoint | None
@@ -90,6 +91,12 @@ class Offer:
     @property
     def recipe(self) -> Recipe:
         return self.course.recipe
+
+    @property
+    def starters(self) -> tuple[Checkpoint, ...]:
+        """Those that need no hub, the one that answers when none is named first."""
+        offered = (self.starter, *self.alternatives)
+        return tuple(checkpoint for checkpoint in offered if checkpoint and checkpoint.is_starter)
 
 
 def check_here(checkpoint: Checkpoint) -> None:

@@ -954,7 +954,8 @@ def choices(offer: Offer) -> list[tuple[str, str]]:
         ("Automatic: the course's, or the starter without the hub", "auto"),
         (f"Course: {offer.course.name}", "course"),
         (f"Starter: {offer.starter.name}", "starter"),
-        *((checkpoint.name, checkpoint.name) for checkpoint in offer.alternatives),
+        *((f"Starter: {starter.name}", starter.name) for starter in offer.starters[1:]),
+        *((other.name, other.name) for other in offer.alternatives if not other.is_starter),
     ]
 
 

@@ -225,9 +225,7 @@ def test_unknown_tokens_are_those_of_the_text():
 def test_what_cannot_be_had_is_said_beside_what_can(shelf):
     found = tab.compare("a text", ["all-MiniLM-L6-v2", "nobody/nothing", "no name/at all"], shelf)
     assert isinstance(found[0], tab.Compared)
-    assert found[1] == tab.Lacking(
-        "nobody/nothing", "This app runs on its starters only. Choose the starter."
-    )
+    assert found[1] == tab.Lacking("nobody/nothing", "This app runs on its starters only. Choose a starter.")
     assert isinstance(found[2], tab.Lacking)
     drawn = words_in(tab.draw_compared("a text", found))
     assert "nobody/nothing: This app runs on its starters only." in drawn

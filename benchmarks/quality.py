@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 Z = 1.959964  # 95 % of a normal distribution lie within this many standard deviations
 RESAMPLES = 1000  # of a bootstrap
 SURE = 0.99
-ALIGNED = Path(__file__).with_name("alignments.tsv")  # source, target, links of their words from 0
+ALIGNED = Path(__file__).with_name("alignments.tsv")  # English, French, links of their words from 0
 GAPS = 500  # sentences with a gap each
 NAME = re.compile(r"\b[A-Z][a-z]+\b|\d+")
 Scores = tuple[tuple[str, float], ...]  # labels with scores, best first
@@ -77,11 +77,14 @@ def read_labelled(path: Path) -> list[tuple[int, str]]:
     return [(int(label), _one_line(text)) for label, text in rows]
 
 
-def read_references(path: Path) -> dict[str, list[str]]:
-    """Each English sentence, in the order of the file, with all its different French translations."""
+def read_references(path: Path, back: bool = False) -> dict[str, list[str]]:
+    """Each English sentence, in the order of the file, with all its different French translations.
+
+    back: each French sentence with the English ones.
+    """
     grouped: dict[str, list[str]] = {}
     for line in read_lines(path):
-        source, target = map(_one_line, line.split("\t", 1))
+        source, target = map(_one_line, line.split("\t", 1)[:: -1 if back else 1])
         references = grouped.setdefault(source, [])
         if target not in references:
             references.append(target)
@@ -297,15 +300,15 @@ def _most_similar(texts: list[str], labels: list[str], loaded: Loaded) -> list[s
 
 
 def measure_translation(path: Path, choice: str, models: ModelManager, limit: int | None) -> Iterator[Row]:
-    """BLEU (Papineni et al. 2002) and chrF (Popović 2015) from English to French, all references counted."""
+    """BLEU (Papineni et al. 2002) and chrF (Popović 2015) between English and French, in the direction of
+    the checkpoint, all references counted.
+    """
     from sacrebleu.metrics import BLEU, CHRF
 
-    grouped = dict(list(read_references(path / "en-fr" / "dev.tsv").items())[:limit])
     with models.use(translation.OFFER, choice) as loaded:
         name = loaded.checkpoint.name
-        pair = translation.language_pair(loaded)
-        if pair != ("?", "?") and not (pair[0].startswith("en") and pair[1].startswith("fr")):
-            raise ValueError(f"it translates {pair[0]} to {pair[1]}, and the sentences are for en to fr")
+        back = from_french(loaded)
+        grouped = dict(list(read_references(path / "en-fr" / "dev.tsv", back).items())[:limit])
         started = time.perf_counter()
         hypotheses: list[str] = []
         for part in chunks(list(grouped), translation.MOST_CHARACTERS):
@@ -334,6 +337,18 @@ def measure_translation(path: Path, choice: str, models: ModelManager, limit: in
         yield accuracy("translation", name, "names and numbers kept", kept, seconds)
 
 
+def from_french(loaded: Loaded) -> bool:
+    """Whether it translates French to English; a checkpoint that does not tell is taken for one into French.
+
+    Raises ValueError for other languages.
+    """
+    pair = translation.language_pair(loaded)
+    for languages in (("en", "fr"), ("fr", "en")):
+        if pair == ("?", "?") or all(map(str.startswith, pair, languages)):
+            return languages[0] == "fr"
+    raise ValueError(f"it translates {pair[0]} to {pair[1]}, and the sentences are English and French")
+
+
 def kept_names(grouped: Mapping[str, Sequence[str]], hypotheses: Sequence[str]) -> list[bool]:
     """Of each name and number that stands in a source and in all its references, whether it was kept."""
     return [
@@ -357,16 +372,19 @@ def measure_alignment(path: Path, choice: str, models: ModelManager, limit: int 
     lines = [line.split("\t") for line in read_lines(ALIGNED)[:limit]]
     with models.use(translation.OFFER, choice) as loaded:
         name, tokenizer = loaded.checkpoint.name, loaded.processor
+        back = from_french(loaded)
         started = time.perf_counter()
         errors: dict[tuple[int, ...], list[int]] = {}
-        for source, target, links in lines:
+        for english, french, links in lines:
+            source, target = (french, english) if back else (english, french)
             read = tokenizer(source)["input_ids"]
             wanted = tokenizer(text_target=target)["input_ids"][:-1]
             fed = (loaded.model.config.decoder_start_token_id, *wanted)
             ((_, _, cross),) = loaded.share(translation.joint_attention)([(tuple(read), fed)], never)
             keys = explorer.words(translation.source_pieces(read[:-1], loaded), ())
             queries = explorer.words(translation.target_pieces(wanted, loaded), ())
-            sure = {(int(one), int(other)) for one, other in (link.split("-") for link in links.split())}
+            numbers = (tuple(map(int, link.split("-"))) for link in links.split())
+            sure = {pair[::-1] if back else pair for pair in numbers}
             for at in np.ndindex(*cross.shape[:2]):
                 found = aligned(cross[at][: len(wanted), : len(read) - 1], queries, keys)
                 counts = errors.setdefault(at, [0, 0])

@@ -106,7 +106,10 @@ def _opus(pair: str) -> Checkpoint:
 OFFER = Offer(
     course=_opus("en-fr"),
     starter=Checkpoint("Marian en-fr, small", Bundled("marian-en-fr"), RECIPE),
-    alternatives=(_opus("fr-en"), _opus("en-de"), _opus("de-en"), _opus("en-es")),
+    alternatives=(
+        Checkpoint("Marian fr-en, small", Bundled("marian-fr-en"), RECIPE),
+        *map(_opus, ("fr-en", "en-de", "de-en", "en-es")),
+    ),
 )
 
 
@@ -662,7 +665,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
 
         Args:
             text: The text; its paragraphs are kept.
-            checkpoint: "auto", "course", "starter", or owner/name or owner/name@revision on the hub.
+            checkpoint: "auto", "course", "starter", "Marian fr-en, small", or owner/name[@revision] on a hub.
 
         Returns:
             the translation
@@ -678,7 +681,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
 
         Args:
             texts: Texts, each with something in it, of 20,000 characters in all.
-            checkpoint: "auto", "course", "starter", or owner/name or owner/name@revision on the hub.
+            checkpoint: "auto", "course", "starter", "Marian fr-en, small", or owner/name[@revision] on a hub.
 
         Returns:
             the translations, in the order given

@@ -191,8 +191,9 @@ def test_the_hand_made_alignments_are_of_words_that_are_there():
         assert len({one for one, _ in places}) >= len(source.split()) - 2
 
 
-def test_the_head_that_aligns_best_is_named(models):
-    (row,) = quality.measure_alignment(Path(), "starter", models, 5)
+@pytest.mark.parametrize("choice", ["starter", "Marian fr-en, small"])
+def test_the_head_that_aligns_best_is_named(models, choice):
+    (row,) = quality.measure_alignment(Path(), choice, models, 5)
     assert row.measure.startswith("alignment error, layer ") and row.items == 5
     assert 0 < row.value < 0.4
 
@@ -270,6 +271,26 @@ def test_translations_stay_with_their_lines_and_any_reference_counts(tmp_path, m
     monkeypatch.setattr(translation, "MOST_CHARACTERS", 40)
     chrf, bleu = quality.measure_translation(tmp_path, "auto", Lender(), None)
     assert (chrf.measure, bleu.measure, bleu.items) == ("chrF", "BLEU", 2)
+    assert chrf.value == pytest.approx(100) and bleu.value == pytest.approx(100)
+
+
+def test_translations_of_french_are_held_against_english(tmp_path, monkeypatch):
+    rows = [
+        ("We have to go home now.", "Il faut rentrer maintenant."),
+        ("You have to go home now.", "Il faut rentrer maintenant."),
+        ("You have to go home now.", "Tu dois rentrer maintenant."),
+    ]
+    write(tmp_path / "en-fr" / "dev.tsv", "\n".join(map("\t".join, rows)).encode())
+    english = {french: english for english, french in rows}
+
+    def run(text, choice, models):
+        rows = translation.validate(text)
+        return SimpleNamespace(paragraphs=[[SimpleNamespace(target=english[s]) for s in row] for row in rows])
+
+    monkeypatch.setattr(translation, "run", run)
+    monkeypatch.setattr(translation, "language_pair", lambda loaded: ("fra", "eng"))
+    chrf, bleu = quality.measure_translation(tmp_path, "auto", Lender(), None)
+    assert (bleu.measure, bleu.items) == ("BLEU", 2)
     assert chrf.value == pytest.approx(100) and bleu.value == pytest.approx(100)
 
 

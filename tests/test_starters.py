@@ -20,11 +20,14 @@ TRAINED = sorted(path.parent.name for path in CHECKPOINTS.glob("*/curve.json"))
 SAMPLE = 200  # rows
 # The data that the cards' figures are of; it is not part of this repository.
 DATA = Path(os.environ.get("TOUR_DATA", ROOT.parent / "shared" / "data"))
+FROM_FRENCH = "Marian fr-en, small"
 FIGURES = [
-    ("minilm-sst2", quality.measure_sentiment, "accuracy", r"\| accuracy \| (\d+\.\d) %"),
-    ("marian-en-fr", quality.measure_translation, "BLEU", r"\| BLEU \| (\d+\.\d)"),
-    ("marian-en-fr", quality.measure_translation, "chrF", r"\| chrF \| (\d+\.\d)"),
-    ("minilm-masked", quality.measure_masked, "top-5", r"\| top-5 \| (\d+\.\d) %"),
+    ("minilm-sst2", "starter", quality.measure_sentiment, "accuracy", r"\| accuracy \| (\d+\.\d) %"),
+    ("marian-en-fr", "starter", quality.measure_translation, "BLEU", r"\| BLEU \| (\d+\.\d)"),
+    ("marian-en-fr", "starter", quality.measure_translation, "chrF", r"\| chrF \| (\d+\.\d)"),
+    ("marian-fr-en", FROM_FRENCH, quality.measure_translation, "BLEU", r"\| BLEU \| (\d+\.\d)"),
+    ("marian-fr-en", FROM_FRENCH, quality.measure_translation, "chrF", r"\| chrF \| (\d+\.\d)"),
+    ("minilm-masked", "starter", quality.measure_masked, "top-5", r"\| top-5 \| (\d+\.\d) %"),
 ]
 PRAISE = [
     "What a wonderful film!",
@@ -83,17 +86,21 @@ def test_praise_is_told_from_blame_and_neither_is_not_sure(models):
 
 
 @pytest.mark.parametrize(
-    ("english", "kept"),
+    ("choice", "text", "kept"),
     [
-        ("My name is Anna and I live in Berlin.", ("Anna", "Berlin")),
-        ("Peter and Linda met in Madrid.", ("Peter", "Linda", "Madrid")),
-        ("She was born in 1984.", ("1984",)),
-        ("The bill is 237 euros.", ("237",)),
+        ("starter", "My name is Anna and I live in Berlin.", ("Anna", "Berlin")),
+        ("starter", "Peter and Linda met in Madrid.", ("Peter", "Linda", "Madrid")),
+        ("starter", "She was born in 1984.", ("1984",)),
+        ("starter", "The bill is 237 euros.", ("237",)),
+        (FROM_FRENCH, "Je m'appelle Anna et j'habite à Berlin.", ("Anna", "Berlin")),
+        (FROM_FRENCH, "Peter et Linda se sont rencontrés à Madrid.", ("Peter", "Linda", "Madrid")),
+        (FROM_FRENCH, "Elle est née en 1984.", ("1984",)),
+        (FROM_FRENCH, "La facture est de 237 euros.", ("237",)),
     ],
 )
-def test_names_and_numbers_survive_translation(models, english, kept):
-    french = translation.run(english, "starter", models).text
-    assert [word for word in kept if word not in french] == []
+def test_names_and_numbers_survive_translation(models, choice, text, kept):
+    answer = translation.run(text, choice, models).text
+    assert [word for word in kept if word not in answer] == []
 
 
 def test_a_teacher_would_accept_the_translation(models):
@@ -103,13 +110,33 @@ def test_a_teacher_would_accept_the_translation(models):
     )
 
 
-def test_a_long_text_is_translated_without_loops(models):
-    walk = "On Monday we walked along the river, ate bread and cheese under the trees, and then my sister "
-    text = (walk + "told us that she wanted to buy the small blue house near the church. ") * 4
-    french = translation.run(text, "starter", models).text.split()
-    pairs = list(zip(french, french[1:], french[2:], strict=False))
-    assert not [i for i in range(len(pairs) - 3) if pairs[i] == pairs[i + 3]]
-    assert 0.6 < len(french) / len(text.split()) < 1.8
+@pytest.mark.parametrize("text", ["Tu aimes cette maison", "Vous aimez cette maison."])
+def test_and_the_one_back(models, text):
+    english = translation.run(text, FROM_FRENCH, models).text
+    assert re.fullmatch(r"You (like|love) this house\.?", english), english
+
+
+@pytest.mark.parametrize(
+    ("choice", "walk", "house"),
+    [
+        (
+            "starter",
+            "On Monday we walked along the river, ate bread and cheese under the trees, and then my sister ",
+            "told us that she wanted to buy the small blue house near the church. ",
+        ),
+        (
+            FROM_FRENCH,
+            "Lundi nous avons marché le long de la rivière. Nous avons mangé du pain sous les arbres. ",
+            "Ma sœur nous a dit qu'elle voulait acheter la petite maison bleue près de l'église. ",
+        ),
+    ],
+)
+def test_a_long_text_is_translated_without_loops(models, choice, walk, house):
+    text = (walk + house) * 4
+    words = translation.run(text, choice, models).text.split()
+    triples = list(zip(words, words[1:], words[2:], strict=False))
+    assert not [i for i in range(len(triples) - 3) if triples[i] == triples[i + 3]]
+    assert 0.6 < len(words) / len(text.split()) < 1.8
 
 
 @pytest.mark.parametrize(
@@ -117,6 +144,7 @@ def test_a_long_text_is_translated_without_loops(models):
     [
         lambda models: sentiment.run("\n".join(PRAISE + BLAME), "starter", models).rows,
         lambda models: translation.run("You like this house.", "starter", models).paragraphs,
+        lambda models: translation.run("Tu aimes cette maison.", FROM_FRENCH, models).paragraphs,
         lambda models: (
             masked.fill("She drank a glass of ", ".", "starter", models, print, lambda: False).scores
         ),
@@ -129,11 +157,11 @@ def test_two_runs_give_equal_outputs(models, answer: Callable[[Any], Any]):
 @pytest.mark.skipif(
     not DATA.is_dir(), reason="the data that the cards measure is not here; TOUR_DATA names it"
 )
-@pytest.mark.parametrize(("name", "measure", "kind", "pattern"), FIGURES)
-def test_the_figures_of_a_card_hold_on_a_sample(models, name, measure, kind, pattern):
+@pytest.mark.parametrize(("name", "choice", "measure", "kind", "pattern"), FIGURES)
+def test_the_figures_of_a_card_hold_on_a_sample(models, name, choice, measure, kind, pattern):
     card = (CHECKPOINTS / name / "README.md").read_text(encoding="utf-8")
     found = re.search(pattern, card)
     assert found, f"the card has no {kind}"
-    row = next(row for row in measure(DATA, "starter", models, SAMPLE) if row.measure == kind)
+    row = next(row for row in measure(DATA, choice, models, SAMPLE) if row.measure == kind)
     said = float(found[1]) / (1 if kind in ("BLEU", "chrF") else 100)
     assert row.low <= said <= row.high

@@ -342,11 +342,11 @@ def from_french(loaded: Loaded) -> bool:
 
     Raises ValueError for other languages.
     """
-    pair = translation.language_pair(loaded)
-    for languages in (("en", "fr"), ("fr", "en")):
-        if pair == ("?", "?") or all(map(str.startswith, pair, languages)):
-            return languages[0] == "fr"
-    raise ValueError(f"it translates {pair[0]} to {pair[1]}, and the sentences are English and French")
+    source, target = translation.language_pair(loaded)
+    pair = source[:2], target[:2]  # codes may have three letters
+    if pair not in (("en", "fr"), ("fr", "en"), ("?", "?")):
+        raise ValueError(f"it translates {source} to {target}, and the sentences are English and French")
+    return pair == ("fr", "en")
 
 
 def kept_names(grouped: Mapping[str, Sequence[str]], hypotheses: Sequence[str]) -> list[bool]:

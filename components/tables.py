@@ -45,7 +45,7 @@ def read_texts(path: Path) -> list[str]:
     if path.suffix.lower() != ".csv":
         return content.splitlines()
     try:
-        rows = [row for row in _rows(content) if any(cell.strip() for cell in row)]
+        rows = [row for row in _rows(content) if any(map(str.strip, row))]
     except csv.Error as error:
         raise InputError(
             "The CSV file cannot be read: a quotation mark may be left open. Check it."
@@ -56,6 +56,8 @@ def read_texts(path: Path) -> list[str]:
     named = [i for i, name in enumerate(header) if name in TEXT_COLUMNS]
     if named:
         return [row[named[0]] for row in rows[1:] if len(row) > named[0]]
+    if len(header) == 1:
+        return [row[0] for row in rows]
     widths = [
         sum(len(row[i]) for row in rows if len(row) > i and not _is_number(row[i]))
         for i in range(len(header))

@@ -221,8 +221,13 @@ def number(panel: Locator, label: str) -> Locator:
 
 def run(panel: Locator) -> None:
     """Press Run, once what ran before has ended: until then Gradio takes no other click."""
-    status(panel).locator("[data-testid=status-tracker].hide").wait_for(state="attached")
+    expect_ended(panel)
     panel.locator("button.run").click()
+
+
+def expect_ended(panel: Locator) -> None:
+    """Gradio has closed the connection of the last run, if there was one."""
+    status(panel).locator("[data-testid=status-tracker].hide").wait_for(state="attached")
 
 
 def status(panel: Locator) -> Locator:
@@ -235,6 +240,7 @@ def expect_done(panel: Locator) -> None:
     surprise = panel.get_by_role("alert").filter(has_text="Something went wrong")
     status(panel).locator(".line", has_text="ran in").or_(surprise).wait_for()
     assert not surprise.all_inner_texts()
+    expect_ended(panel)
 
 
 def expect_answer(panel: Locator, pattern: str) -> None:

@@ -303,6 +303,7 @@ def test_the_history_keeps_runs_and_brings_them_back(context, app):
         expect(status(panel)).to_have_text("")
         expect(panel.locator("button.stop")).to_be_hidden()
         run(panel)
+        expect_done(panel)
         expect_answer(panel, "POSITIVE")
 
 

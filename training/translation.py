@@ -5,6 +5,7 @@ layers each side, trained from scratch on sentence pairs. Vocabulary and model a
 layout of opus-mt, so that plain `from_pretrained` loads them.
 
     python -m training.translation --data PATH --out checkpoints/marian-en-fr
+    python -m training.translation --data PATH --from fr --out checkpoints/marian-fr-en
 """
 
 import argparse

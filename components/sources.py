@@ -35,11 +35,13 @@ def choose(
     """
     choice = given.text(choice).strip() or "auto"
     if policy == "starter":
-        named = {"auto": _starter(offer, "this app runs on its starters only")}
-        named |= {"starter": named["auto"], **{starter.name: starter for starter in offer.starters}}
-        if choice not in named:
-            raise CheckpointError("This app runs on its starters only. Choose a starter.")
-        return named[choice], ""
+        starter = _starter(offer, "this app runs on its starters only")
+        if choice in ("auto", "starter"):
+            return starter, ""
+        for starter in offer.starters:
+            if choice == starter.name:
+                return starter, ""
+        raise CheckpointError("This app runs on its starters only. Choose a starter.")
     if choice == "starter":
         return _starter(offer, "no checkpoint of the hub was chosen"), ""
     if choice == "auto" and policy == "auto":

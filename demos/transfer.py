@@ -36,8 +36,8 @@ EXPLAINED = (
 )
 HOW_TO_READ = (
     "Each mark is a measurement during training, the last one that of the mean of the last weights. Half of "
-    "the sentences are positive: guessing gives about 50 %. The starter of the Sentiment tab comes from an "
-    "earlier run of the same recipe, see its card."
+    "the sentences are positive: guessing gives about 50 %. Both learn from the labels alone; the starter of "
+    "the Sentiment tab has learnt from two teachers besides, see its card."
 )
 
 

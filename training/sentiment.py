@@ -106,9 +106,8 @@ def main() -> None:
     torch.manual_seed(seed)
     folder, tokenizer = encoder()
     model: Any = new_model(folder, arguments.scratch).to(best_device())
-    rows, dev = (labelled(arguments.data / "sentiment" / f"{split}.tsv") for split in ("train", "dev"))
-    if arguments.soft:
-        rows = labelled(arguments.soft)
+    films = arguments.data / "sentiment"
+    rows, dev = labelled(arguments.soft or films / "train.tsv"), labelled(films / "dev.tsv")
     smoothing = 0.0 if arguments.soft else SMOOTHING
     curve = train(
         model,

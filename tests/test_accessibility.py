@@ -63,6 +63,8 @@ def opened(page: Page, name: str) -> Locator:
     if options.count():
         options.click()
         expect(panel.get_by_label(re.compile("heckpoint")).first).to_be_visible()
+    if name == "transfer":  # what is below them moves when they are drawn
+        expect(panel.locator(".js-plotly-plot")).to_have_count(2)
     return panel
 
 

@@ -116,6 +116,13 @@ def trained(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
 
 
+@torch.no_grad()
+def restore(weights: dict[str, torch.Tensor], kept: dict[str, torch.Tensor]) -> None:
+    """Give weights the values that were kept of them."""
+    for name, tensor in kept.items():
+        weights[name].copy_(tensor)
+
+
 def train(
     model: nn.Module,
     epoch: Callable[[int], Iterable[Batch]],
@@ -185,9 +192,7 @@ def train(
         else:
             progress["epoch"] += 1
             progress["batch"] = 0
-    with torch.no_grad():
-        for name, tensor in progress["mean"]["weights"].items():
-            weights[name].copy_(tensor)
+    restore(weights, progress["mean"]["weights"])
     model.eval()
     if evaluate:
         progress["curve"].append(place(progress) | evaluate())
@@ -215,8 +220,6 @@ def load_progress(
     if not (work / "progress.pt").exists():
         return None
     state = torch.load(work / "progress.pt", weights_only=True)
-    with torch.no_grad():
-        for name, tensor in state["weights"].items():
-            weights[name].copy_(tensor)
+    restore(weights, state["weights"])
     optimizer.load_state_dict(state["optimizer"])
     return state["progress"]

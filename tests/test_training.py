@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
@@ -315,8 +316,34 @@ def test_teachers_label_the_phrases_and_new_ones_for_the_next_starter(
     assert len(fresh & sentences) == 9
     assert all(0 < share < 1 for _, share in soft)
     assert not (labels / "work").exists()
-    call(monkeypatch, sentiment, data, out, "--epochs", "4", "--soft", str(labels / "soft.tsv"))
+    asked = ("--epochs", "4", "--soft", str(labels / "soft.tsv"))
+    call(monkeypatch, sentiment, data, out, *asked)
     assert json.loads((out / "curve.json").read_text())[-1]["accuracy"] > 0.9
+
+    # Its weights, those after a few steps more, and the mean of both.
+    def weights(folder):
+        return load_file(folder / "adapter_model.safetensors")
+
+    ended = {}
+    kept = sentiment.averaged
+
+    def seen(mean, now):
+        ended["now"] = {name: weight.detach().clone() for name, weight in now.items()}
+        return kept(mean, now)
+
+    monkeypatch.setattr(sentiment, "averaged", seen)
+    call(monkeypatch, sentiment, data, tmp_path / "mean", *asked, "--more", "3")
+    before, mean = weights(out), weights(tmp_path / "mean")
+    after = {
+        re.sub(r"\.default|\.modules_to_save", "", name): weight for name, weight in ended["now"].items()
+    }
+    assert set(before) == set(mean) == set(after)
+    for name, weight in mean.items():
+        assert weight.float() == pytest.approx((before[name].float() + after[name]) / 2, abs=1e-3)
+    assert any(not torch.equal(before[name].float(), after[name]) for name in before)
+    short, long = (json.loads((folder / "curve.json").read_text()) for folder in (out, tmp_path / "mean"))
+    steps = [point["step"] for point in long]
+    assert steps == sorted(steps) and steps[-1] == short[-1]["step"] + 3
 
 
 def test_a_redrawn_phrase_keeps_most_of_its_words(starter_cache):

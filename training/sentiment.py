@@ -7,6 +7,8 @@ kept.
     python -m training.sentiment --data PATH --out checkpoints/minilm-sst2
 
 With --soft FILE it learns what its teachers make of these phrases and of new ones: see training/teacher.py.
+With --more STEPS it then goes on at half the rate, and the mean of the weights before and after is kept
+(Wortsman et al. 2022).
 
 With --scratch the same architecture starts from random weights and all of them are trained: what the
 pretrained encoder is worth. That run leaves its curve only.
@@ -26,11 +28,24 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from benchmarks import measures
 from components.device import best_device
-from training.common import adapted, bucketed, encoder, keep, options, read_pairs, train
+from training.common import (
+    adapted,
+    averaged,
+    bucketed,
+    encoder,
+    keep,
+    options,
+    read_pairs,
+    restore,
+    train,
+    trained,
+)
 
 RANK = 16
 BATCH = 64
 PEAK_RATE = 8e-4
+SOFT_RANK = 64  # what teachers say of twice the texts takes more weights to learn
+SOFT_RATE = 6e-4
 SCRATCH_RATE = 3e-4
 WARMUP = 100
 SMOOTHING = 0.05  # of labels; teachers are not sure of everything as it is
@@ -46,13 +61,13 @@ def labelled(path: Path) -> list[Row]:
     return [(text.strip(), float(label)) for label, text in read_pairs(path)[1:]]
 
 
-def new_model(folder: Path, scratch: bool) -> nn.Module:
+def new_model(folder: Path, scratch: bool, rank: int = RANK) -> nn.Module:
     """The encoder with a two-label head: pretrained and frozen but for adapters and head, or new."""
     if scratch:
         return AutoModelForSequenceClassification.from_config(AutoConfig.from_pretrained(folder, **NAMES))
     base = AutoModelForSequenceClassification.from_pretrained(folder, attn_implementation="eager", **NAMES)
     # For this task peft trains and keeps the new head as well.
-    return adapted(base, RANK, task_type="SEQ_CLS", target_modules="all-linear")
+    return adapted(base, rank, task_type="SEQ_CLS", target_modules="all-linear")
 
 
 def batched(rows: list[Row], tokenizer: Any, seed: int) -> list[list[Row]]:
@@ -96,7 +111,7 @@ def calibration_error(logits: torch.Tensor, labels: torch.Tensor) -> float:
 
 
 def main() -> None:
-    parser = options(__doc__, "sentiment", epochs=2)
+    parser = options(__doc__, "sentiment", epochs=2, more=0)
     parser.add_argument("--scratch", action="store_true", help="random weights, for comparison")
     parser.add_argument("--soft", type=Path, help="what training.teacher wrote, instead of the labels")
     arguments = parser.parse_args()
@@ -105,22 +120,40 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     folder, tokenizer = encoder()
-    model: Any = new_model(folder, arguments.scratch).to(best_device())
+    rank, rate = (SOFT_RANK, SOFT_RATE) if arguments.soft else (RANK, PEAK_RATE)
+    if arguments.scratch:
+        rate = SCRATCH_RATE
+    model: Any = new_model(folder, arguments.scratch, rank).to(best_device())
     films = arguments.data / "sentiment"
     rows, dev = labelled(arguments.soft or films / "train.tsv"), labelled(films / "dev.tsv")
     smoothing = 0.0 if arguments.soft else SMOOTHING
-    curve = train(
-        model,
-        lambda number: batched(rows, tokenizer, seed + number),
-        lambda batch: loss_of(model, tokenizer, batch, smoothing),
-        steps=arguments.epochs * -(-len(rows) // BATCH),
-        peak_rate=SCRATCH_RATE if arguments.scratch else PEAK_RATE,
-        warmup=WARMUP,
-        seed=seed,
-        work=work,
-        evaluate=lambda: {"accuracy": round(accuracy(*predicted(model, tokenizer, dev)), 4)},
-        evaluate_every=EVALUATE_EVERY,
-    )
+
+    def measured() -> dict[str, float]:
+        return {"accuracy": round(accuracy(*predicted(model, tokenizer, dev)), 4)}
+
+    def run(part: str, seed: int, steps: int, peak_rate: float) -> list[dict[str, float]]:
+        return train(
+            model,
+            lambda number: batched(rows, tokenizer, seed + number),
+            lambda batch: loss_of(model, tokenizer, batch, smoothing),
+            steps=steps,
+            peak_rate=peak_rate,
+            warmup=WARMUP,
+            seed=seed,
+            work=work / part,
+            evaluate=measured,
+            evaluate_every=EVALUATE_EVERY,
+        )
+
+    steps = arguments.epochs * -(-len(rows) // BATCH)
+    curve = run("first", seed, steps, rate)
+    if arguments.more:
+        weights, end = trained(model), curve[-1]
+        before = averaged(None, weights)
+        for point in run("more", seed + steps, arguments.more, rate / 2):
+            curve.append(point | {at: round(point[at] + end[at], 1) for at in ("step", "seconds")})
+        restore(weights, averaged(before, weights)["weights"])
+        curve[-1] |= measured()
     if arguments.scratch:
         (out / "scratch.json").write_text(json.dumps(curve))
     else:

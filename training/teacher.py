@@ -9,7 +9,8 @@ alone.
 
     python -m training.sentiment --data PATH --out FIRST
     python -m training.teacher --data PATH --first FIRST --out FOLDER
-    python -m training.sentiment --data PATH --out checkpoints/minilm-sst2 --soft FOLDER/soft.tsv
+    python -m training.sentiment --data PATH --out checkpoints/minilm-sst2 --soft FOLDER/soft.tsv \\
+        --epochs 3 --more 1500
 """
 
 import random

@@ -897,6 +897,17 @@ def test_speech_plays_the_recording_from_a_word(page):
         expect(drawer.locator(".word.now")).to_have_count(1)
 
 
+def test_a_model_card_has_the_headings_that_it_was_given(page):
+    panel = open_tab(page, "Transfer learning")
+    pick(panel, "Starter", "MiniLM fine-tuned on SST-2")
+    tables = panel.locator(".card table")
+    expect(tables).to_have_count(2)
+    about, runs = tables.all()
+    expect(runs.get_by_role("columnheader")).to_have_text(["run", "right", "log loss"])
+    expect(runs.locator("thead")).to_be_visible()
+    expect(about.locator("thead")).to_be_hidden()
+
+
 # What the drawers of a tab hold after its first example: stations, what opens in them, what is there then.
 DRAWERS = {
     "Sentiment": (4, "Attribution", ".shaded"),

@@ -19,6 +19,7 @@ Encoding = dict[str, list[int]]  # what a tokenizer makes of one text: input_ids
 
 LARGEST = 5_000_000  # bytes of a text file
 DELIMITERS = ",;\t"
+ONE_COLUMN = "\x1f"  # a delimiter that no text has
 TEXT_COLUMNS = ("text", "sentence", "content", "review", "comment")
 
 
@@ -45,39 +46,57 @@ def read_texts(path: Path) -> list[str]:
     if path.suffix.lower() != ".csv":
         return content.splitlines()
     try:
-        rows = [row for row in _rows(content) if any(map(str.strip, row))]
+        return _column(content)
     except csv.Error as error:
         raise InputError(
             "The CSV file cannot be read: a quotation mark may be left open. Check it."
         ) from error
-    if not rows:
+
+
+def _column(content: str) -> list[str]:
+    """The texts of a CSV file. It is read row by row: lists for all rows would cost more than the reading."""
+    delimiter = _delimiter(content)
+    rows = _rows(content, delimiter)
+    first = next(rows, None)
+    if first is None:
         raise InputError("The file is empty. Choose one with a text in each row.")
-    header = [cell.strip().lower() for cell in rows[0]]
-    named = [i for i, name in enumerate(header) if name in TEXT_COLUMNS]
-    if named:
-        return [row[named[0]] for row in rows[1:] if len(row) > named[0]]
+    header = [cell.strip().lower() for cell in first]
+    for i, name in enumerate(header):
+        if name in TEXT_COLUMNS:
+            return [row[i] for row in rows if len(row) > i]
     if len(header) == 1:
-        return [row[0] for row in rows]
-    widths = [
-        sum(len(row[i]) for row in rows if len(row) > i and not _is_number(row[i]))
-        for i in range(len(header))
-    ]
-    widest = widths.index(max(widths))
-    return [row[widest] for row in rows if len(row) > widest]
+        return [first[0], *(row[0] for row in rows)]
+    widest = _widest(_rows(content, delimiter), len(header))
+    return [row[widest] for row in _rows(content, delimiter) if len(row) > widest]
 
 
-def _rows(content: str) -> Iterator[list[str]]:
-    """The rows of a CSV file whose columns stand between commas, semicolons or tabs."""
+def _widest(rows: Iterator[list[str]], columns: int) -> int:
+    """The column with most characters, not counting numbers."""
+    widths = [0] * columns
+    for row in rows:
+        for i, cell in enumerate(row[:columns]):
+            if not _is_number(cell):
+                widths[i] += len(cell)
+    return widths.index(max(widths))
+
+
+def _rows(content: str, delimiter: str) -> Iterator[list[str]]:
+    """The rows of a CSV file that are not blank."""
+    reader = csv.reader(io.StringIO(content), delimiter=delimiter, skipinitialspace=delimiter != ONE_COLUMN)
+    return (row for row in reader if any(map(str.strip, row)))
+
+
+def _delimiter(content: str) -> str:
+    """What stands between the columns of a CSV file: a comma, a semicolon or a tab."""
     first = next(line for line in content.splitlines() if line.strip())
     if not any(mark in first for mark in DELIMITERS):
         # One column, whose texts may hold commas without quotation marks.
-        return csv.reader(io.StringIO(content), delimiter="\x1f")
+        return ONE_COLUMN
     try:
         # Of what it finds only the delimiter holds: quoting it judges by the first rows.
-        delimiter = csv.Sniffer().sniff(content[:4096], DELIMITERS).delimiter
+        return csv.Sniffer().sniff(content[:4096], DELIMITERS).delimiter
     except csv.Error:
-        delimiter = ","
-    return csv.reader(io.StringIO(content), delimiter=delimiter, skipinitialspace=True)
+        return ","
 
 
 def _is_number(cell: str) -> bool:

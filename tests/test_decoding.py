@@ -25,19 +25,17 @@ TOGETHER = ["Llama", "GPT2", "Qwen2", "OPT"]
 IN_TURNS = ["Mistral", "Mamba", "Bloom", "Rwkv"]  # a sliding window, states, no position ids
 
 
-@pytest.fixture
-def loaded() -> Loaded:
-    return tiny.loaded(tiny.llama(), RECIPE)
-
-
 def of_kind(kind: str) -> Loaded:
-    """A tiny model of that architecture with random weights, and a byte vocabulary."""
+    """A tiny model of that architecture with random weights, and a byte vocabulary.
+
+    In double precision: of two tokens that are all but equally likely, a machine's rounding prefers neither.
+    """
     import torch
     import transformers
 
     loaded = tiny.loaded(tiny.llama(), RECIPE)
     if kind == "Llama":
-        return loaded
+        return replace(loaded, model=loaded.model.double(), dtype=torch.float64)
     torch.manual_seed(5)
     usual = {"hidden_size": 32, "num_hidden_layers": 2, "initializer_range": tiny.WIDE}
     heads = {**usual, "num_attention_heads": 2, "intermediate_size": 32}
@@ -59,7 +57,12 @@ def of_kind(kind: str) -> Loaded:
     if kind == "Rwkv":
         for weight in model.parameters():
             torch.nn.init.normal_(weight, std=0.5)
-    return replace(loaded, model=model, _shared={})
+    return replace(loaded, model=model.double(), dtype=torch.float64, _shared={})
+
+
+@pytest.fixture
+def loaded() -> Loaded:
+    return of_kind("Llama")
 
 
 def prompt(loaded: Any, rows: int = 1, text: str = PROMPT) -> Any:

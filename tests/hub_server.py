@@ -25,7 +25,11 @@ from urllib.parse import parse_qs, unquote, urlsplit
 LARGE = 50_000  # bytes; larger files count as kept in Git LFS, whose etag is their SHA-256
 BLOCK = 16_384
 
-API = re.compile(r"/api/models/(?P<repo>.+?)(/(?P<what>revision|tree)/(?P<revision>[^/]+)(/(?P<path>.*))?)?")
+API = re.compile(
+    r"/api/models/(?P<repo>.+?)(/(?P<what>revision|tree|commits)/(?P<revision>[^/]+)(/(?P<path>.*))?)?"
+)
+DISCUSSIONS = re.compile(r"/api/models/(?P<repo>.+?)/discussions(?P<revision>)")
+WHEN = "2023-05-01T12:00:00.000Z"
 RESOLVE = re.compile(r"/(?P<repo>.+?)/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
 
 
@@ -42,11 +46,22 @@ class Request:
 
 
 @dataclass
+class PullRequest:
+    """Its files are those of the revision refs/pr/NUMBER; base: the commit below its own."""
+
+    number: int
+    author: str
+    status: str
+    base: str
+
+
+@dataclass
 class Repository:
     """revisions: the folder of each branch or tag; access: public, gated (files only) or private."""
 
     revisions: dict[str, Path]
     access: str = "public"
+    pull_requests: list[PullRequest] = field(default_factory=list)
 
     def folder(self, revision: str) -> Path | None:
         """By branch, tag, or commit, the latter also shortened."""
@@ -102,6 +117,25 @@ class HubServer:
         repository = self.repositories.setdefault(name, Repository({}))
         repository.revisions[revision], repository.access = folder, access
         return commit(folder)
+
+    def add_pull_request(
+        self,
+        name: str,
+        folder: Path,
+        author: str = "SFconvertbot",
+        status: str = "open",
+        base: str = "",
+    ) -> str:
+        """A pull request of one commit with these files; returns its reference.
+
+        base: the commit that it stands on, that of main if not given.
+        """
+        repository = self.repositories[name]
+        number = len(repository.pull_requests) + 1
+        base = base or commit(repository.revisions["main"])
+        repository.pull_requests.append(PullRequest(number, author, status, base))
+        repository.revisions[f"refs/pr/{number}"] = folder
+        return f"refs/pr/{number}"
 
     def fail_next(
         self,
@@ -188,6 +222,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, b"the hub")
         elif path.startswith("/cdn/") and (blob := hub.large_file(path.removeprefix("/cdn/"))):
             self._file(blob, {"ETag": f'"{etag(blob)}"'})
+        elif match := DISCUSSIONS.fullmatch(path):
+            self._discussions(match, parse_qs(url.query))
         elif match := API.fullmatch(path):
             self._api(match, parse_qs(url.query))
         elif match := RESOLVE.fullmatch(path):
@@ -221,6 +257,16 @@ class _Handler(BaseHTTPRequestHandler):
                         for f in listing(folder)])  # fmt: skip
             return
         repository = self.hub.repositories[name]
+        if match["what"] == "commits":
+            revision = unquote(match["revision"])
+            own = [one for one in repository.pull_requests if f"refs/pr/{one.number}" == revision]
+            history = [
+                (commit(folder), own[0].author if own else "owner"),
+                *((one.base, "owner") for one in own),
+            ]
+            self._json([{"id": id, "title": "", "message": "", "authors": [{"user": user}], "date": WHEN}
+                        for id, user in history])  # fmt: skip
+            return
         full = self.hub.blobs and "blobs" in query
         info: dict[str, Any] = {
             "id": name,
@@ -234,6 +280,26 @@ class _Handler(BaseHTTPRequestHandler):
         if self.hub.counts and (counts := parameters(folder)):
             info["safetensors"] = {"parameters": counts, "total": sum(counts.values())}
         self._json(info)
+
+    def _discussions(self, match: re.Match[str], query: dict[str, list[str]]) -> None:
+        if self._open(match, for_file=False) is None:
+            return
+        name = unquote(match["repo"])
+        found = [
+            {
+                "num": one.number,
+                "author": {"name": one.author, "type": "user"},
+                "repo": {"name": name, "type": "model"},
+                "title": "Adding `safetensors` variant of this model",
+                "status": one.status,
+                "createdAt": WHEN,
+                "isPullRequest": True,
+                "numComments": 1,
+            }
+            for one in reversed(self.hub.repositories[name].pull_requests)
+            if query.get("author", [one.author]) == [one.author]
+        ]
+        self._json({"discussions": found, "count": len(found), "start": 0, "numClosedDiscussions": 0})
 
     def _resolve(self, match: re.Match[str]) -> None:
         if (folder := self._open(match, for_file=True)) is None:

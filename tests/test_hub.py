@@ -420,7 +420,11 @@ def test_gated_and_private(
 @pytest.mark.parametrize(
     ("missing", "sentence"),
     [
-        ({"model.safetensors"}, "has no model.safetensors in its main folder"),
+        (
+            {"model.safetensors", "pytorch_model.bin", "pytorch_model.bin.index.json"},
+            "has no model.safetensors or pytorch_model.bin in its main folder, only tf_model.h5 (for "
+            "TensorFlow) and flax_model.msgpack (for Flax) and onnx/model.onnx (for ONNX).",
+        ),
         ({"config.json"}, "has no config.json"),
         ({"tokenizer.json", "tokenizer_config.json", "vocab.txt", "source.spm"}, "without a tokenizer"),
     ],

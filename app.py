@@ -8,6 +8,7 @@ import html
 import io
 import ipaddress
 import logging
+import math
 import os
 import signal
 import sys
@@ -62,11 +63,16 @@ IMPORTING = threading.Lock()  # see warm
 
 
 def create_manager(
-    settings: Settings, hub: HubStatus, device: Callable[[], Any] | None = None, **options: Any
+    settings: Settings,
+    hub: HubStatus,
+    device: Callable[[], Any] | None = None,
+    failures: sources.Failures | None = None,
+    **options: Any,
 ) -> ModelManager:
     """The manager with the real sources, loader and device behind it. Imports torch only when used.
 
-    device: where models run, the best one if not given; options: more of the manager's.
+    device: where models run, the best one if not given; failures: for how long a checkpoint that did not come
+    is not tried again; options: more of the manager's.
     """
     from components.checkpoints import Checkpoint
     from components.device import best_device, best_dtype, cpu
@@ -74,17 +80,18 @@ def create_manager(
     from components.models import Place
     from components.progress import Report
 
-    device = device or best_device
+    device, failed = device or best_device, failures or sources.Failures()
 
     def cpu_beside() -> Place | None:
         return None if device().type == "cpu" else place(cpu, settings.quantize)
 
     def choose(offer: Offer, choice: str) -> tuple[Checkpoint, str]:
         warm()
-        return sources.choose(offer, choice, settings.checkpoints, hub, settings.takes_any_checkpoint)
+        any_other = settings.takes_any_checkpoint
+        return sources.choose(offer, choice, settings.checkpoints, hub, any_other, failed)
 
     def fetch(checkpoint: Checkpoint, report: Report):
-        return sources.fetch(
+        folder = sources.fetch(
             checkpoint,
             settings.cache / "starters",
             report,
@@ -93,6 +100,8 @@ def create_manager(
             alone=models.alone,
             max_download=int(settings.max_download * 1e9),
         )
+        failed.forget(checkpoint)
+        return folder
 
     best = place(device, settings.quantize)
     models = ModelManager(
@@ -103,6 +112,7 @@ def create_manager(
         free=best.free,
         move=best.move,
         cpu=cpu_beside,
+        instead=partial(sources.instead, policy=settings.checkpoints, failures=failed),
         budget=int(settings.memory_budget * 1e9) or None,
         keep_alive=None if settings.keep_alive < 0 else settings.keep_alive * 60,
         **options,
@@ -121,7 +131,13 @@ def create_lent(settings: Settings, hub: HubStatus) -> ModelManager:
     from components.zerogpu import Away, placed
 
     # A manager of its own: what the process with the GPU takes along must not be in use here.
-    there = create_manager(replace(settings, memory_budget=0.0), HubStatus(), start=lambda name, work: work())
+    # There is no time to try again what did not come in the beginning.
+    there = create_manager(
+        replace(settings, memory_budget=0.0),
+        HubStatus(),
+        failures=sources.Failures(math.inf, math.inf),
+        start=lambda name, work: work(),
+    )
     offers = {demo.offer.course.name: demo.offer for demo in demos.discover() if demo.offer}
     models = create_manager(settings, hub, device=cpu)
     models.away = Away(spaces.GPU, placed(there, list(offers.values())))

@@ -183,6 +183,10 @@ def _nowhere() -> Place | None:
     return None
 
 
+def _nothing(offer: Offer, choice: str, checkpoint: Checkpoint, error: DemoError) -> None:
+    return None
+
+
 def _timer(seconds: float, work: Callable[[], None]) -> Callable[[], None]:
     """Have `work` done after so many seconds; gives what cancels it."""
     timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), work)
@@ -199,6 +203,8 @@ class ModelManager:
     """Lends models. Everything that touches the world is an argument, so that tests can replace it.
 
     choose: an offer and what the visitor picked -> the checkpoint and a remark for the status line;
+    instead: an offer, what was picked, the checkpoint that it stood for and why that did not come -> the same
+    for what stands in for it, None where nothing does;
     fetch: a checkpoint -> its local folder, told through its report, from which an error may come that
     ends it; load, size, free, move: see Place; cpu: the CPU where that is not the place of all models,
     else None; budget: bytes that all models may take together with their reserve for activations, None
@@ -224,11 +230,12 @@ class ModelManager:
         *,
         move: Callable[[Loaded, Report], Loaded] = _stays,
         cpu: Callable[[], Place | None] = _nowhere,
+        instead: Callable[[Offer, str, Checkpoint, DemoError], tuple[Checkpoint, str] | None] = _nothing,
         after: Callable[[float, Callable[[], None]], Callable[[], None]] = _timer,
         start: Callable[[str, Callable[[], None]], None] = _thread,
     ) -> None:
         self._choose, self._fetch, self._clock, self._after = choose, fetch, clock, after
-        self._start = start
+        self._instead, self._start = instead, start
         self._main, self._cpu = Place(load, size, free, move), cpu
         self._budget, self._keep_alive = budget, keep_alive
         self._measured: dict[bool, int] = {}  # budgets of the main place and of the CPU beside it
@@ -265,13 +272,10 @@ class ModelManager:
 
         Raises CheckpointError or ModelLoadError.
         """
-        checkpoint, _ = self._choose(offer, "auto")
-        key = (checkpoint, False)
-        slot = self._enter(key, pin=True)
-        try:
-            self._wait(key, slot, unreported, never)
-        finally:
-            self._leave(key, slot)
+        key, slot, note = self._come(offer, "auto", unreported, never, pin=True)
+        self._leave(key, slot)
+        if note:
+            log.warning("%s: %s", offer.recipe.task, note)
 
     def fetched(
         self,
@@ -293,7 +297,14 @@ class ModelManager:
                 raise Cancelled("Stopped while files were on their way.")
             report(progress)
 
-        return checkpoint, (fetch or self._fetch)(checkpoint, tell)
+        get = fetch or self._fetch
+        try:
+            return checkpoint, get(checkpoint, tell)
+        except DemoError as error:
+            other = self._stand_in(offer, choice, checkpoint, error, stopped)
+            if other is None:
+                raise
+        return other[0], get(other[0], tell)
 
     def unload(self, name: str) -> bool:
         """Let go what is idle of the checkpoint of that name, pinned or not; whether there was any.
@@ -352,13 +363,10 @@ class ModelManager:
     def _lend(
         self, offer: Offer, choice: str, report: Report, stopped: Stopped, on_cpu: bool
     ) -> Iterator[Loaded]:
-        checkpoint, note = self._choose(offer, choice)
-        key = (checkpoint, on_cpu)
-        notes = (note, RAN_ON_CPU if on_cpu else "")
-        slot = self._enter(key)
+        key, slot, note = self._come(offer, choice, report, stopped, on_cpu)
         try:
             # No name for what is lent: it would outlive the count of users by a moment.
-            yield self._wait(key, slot, report, stopped, notes)
+            yield self._lent(key, slot, report, (note, RAN_ON_CPU if on_cpu else ""))
         except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
                 raise
@@ -370,6 +378,50 @@ class ModelManager:
             ) from error
         finally:
             self._leave(key, slot)
+
+    def _come(
+        self,
+        offer: Offer,
+        choice: str,
+        report: Report,
+        stopped: Stopped,
+        on_cpu: bool = False,
+        pin: bool = False,
+    ) -> tuple[_Key, _Slot, str]:
+        """Count one more user of what the choice means and wait for its load; gives the remark on it as well.
+
+        What stands in for a checkpoint that does not come is waited for in its place; if that does not come
+        either, the first error is the one that is told.
+        """
+        checkpoint, note = self._choose(offer, choice)
+        first: DemoError | None = None
+        while True:
+            key = (checkpoint, on_cpu)
+            slot = self._enter(key, pin)
+            try:
+                self._wait(slot, report, stopped)
+                return key, slot, note
+            except BaseException as error:
+                self._leave(key, slot)
+                if first and not isinstance(error, Cancelled):
+                    raise first from error
+                if not isinstance(error, DemoError):
+                    raise
+                other = self._stand_in(offer, choice, checkpoint, error, stopped)
+                if other is None:
+                    raise
+                first = error.with_traceback(None)
+            checkpoint, note = other
+
+    def _stand_in(
+        self, offer: Offer, choice: str, checkpoint: Checkpoint, error: DemoError, stopped: Stopped
+    ) -> tuple[Checkpoint, str] | None:
+        """What to lend in place of a checkpoint that did not come, with a remark; nothing once stopped."""
+        if isinstance(error, Cancelled):
+            return None
+        if stopped():
+            raise Cancelled("Stopped while the model was loading.") from error
+        return self._instead(offer, choice, checkpoint, error)
 
     def _enter(self, key: _Key, pin: bool = False) -> _Slot:
         """Count one more user; the first one starts the load."""
@@ -388,22 +440,16 @@ class ModelManager:
                     raise
             return slot
 
-    def _wait(
-        self, key: _Key, slot: _Slot, report: Report, stopped: Stopped, notes: tuple[str, ...] = ()
-    ) -> Loaded:
-        """Wait for the load, passing its progress on, and give what is lent."""
+    def _wait(self, slot: _Slot, report: Report, stopped: Stopped) -> None:
+        """Wait for the load, passing its progress on."""
         told: Progress | None = None
         while True:
             with self._changed:
                 if not slot.loaded and not slot.error and slot.shown(self._clock()) == told:
                     self._changed.wait(LOOK)
-                loaded, error, progress = slot.loaded, slot.error, slot.shown(self._clock())
-                if loaded:
-                    self._counts[key].hits += not slot.fresh
-                    slot.fresh = False
+                loaded, error, progress = bool(slot.loaded), slot.error, slot.shown(self._clock())
             if loaded:
-                report(Progress("running"))
-                return replace(loaded, note=" ".join(filter(None, (*notes[:1], loaded.note, *notes[1:]))))
+                return
             if isinstance(error, DemoError):
                 raise type(error)(str(error)) from error
             if error is not None:
@@ -413,6 +459,16 @@ class ModelManager:
             if progress != told:
                 report(progress)
                 told = progress
+
+    def _lent(self, key: _Key, slot: _Slot, report: Report, notes: tuple[str, str]) -> Loaded:
+        """What is lent of a slot that is loaded, with remarks on the choice and on the place."""
+        report(Progress("running"))
+        with self._changed:
+            self._counts[key].hits += not slot.fresh
+            slot.fresh = False
+            # A user has been counted, so that it is there.
+            loaded = cast(Loaded, slot.loaded)
+        return replace(loaded, note=" ".join(filter(None, (notes[0], loaded.note, notes[1]))))
 
     def _leave(self, key: _Key, slot: _Slot) -> None:
         """Count one user less; a load that nobody waits for ends, a model that nobody uses is idle."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from components.audio import RATE
 from components.checkpoints import Bundled, Checkpoint, Hub
+from components.formats import origin_of
 
 if TYPE_CHECKING:
     from components.decoding import Sampling
@@ -28,6 +29,8 @@ MADE_BY_THE_APP = """\
 # The app makes this folder when its starter first runs. Run the app on your own machine, press Run on
 # this tab, and write the folder's path here: it lies in ~/.cache/transformer-tour/starters."""
 IN_THE_REPOSITORY = "# The folder is in the repository of this app: run the program there."
+FROM_PULL_REQUEST = Template("""\
+# This revision is $reference: the safetensors that the hub's conversion bot made of this checkpoint.""")
 INT8 = "# The app kept linear layers of this model in int8. Here they are float32: the result may differ."
 
 SENTIMENT = Template("""\
@@ -402,11 +405,15 @@ def where(
 ) -> Where:
     """Where a program finds the checkpoint that the app has loaded from `folder`.
 
-    A repository with its revision, instead of "main" the commit if the folder has its name; a starter in
-    its folder. public: without the path on this machine, and with a remark how to come by the folder.
+    A repository with its revision, instead of "main" the commit if the folder has its name, and where the
+    weights are those of a pull request, its commit, which has all else as well; a starter in its folder.
+    public: without the path on this machine, and with a remark how to come by the folder.
     """
     source, name = checkpoint.source, Path(folder).name
     if isinstance(source, Hub):
+        if origin := origin_of(Path(folder)):
+            remark = FROM_PULL_REQUEST.substitute(reference=origin.reference)
+            return Where(source.repo_id, origin.commit, device, precision, remark)
         commit = source.revision == "main" and COMMIT.fullmatch(name)
         return Where(source.repo_id, name if commit else source.revision, device, precision)
     if not public:

@@ -1,16 +1,19 @@
-"""Sources: from which place does a checkpoint come, and where is its local folder?"""
+"""Sources: from which place does a checkpoint come, where is its local folder, and what if it fails?"""
 
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
 from components import given, hub, wheels
 from components.checkpoints import Bundled, Checkpoint, Hub, Offer, Wheel, check_here
-from components.errors import CheckpointError
+from components.errors import CheckpointError, DemoError, ModelLoadError
 from components.progress import Alone, Progress, Report, together
 
 
@@ -22,13 +25,55 @@ class Reach(Protocol):
     def reason(self) -> str: ...
 
 
+class Failures:
+    """Which of the course's checkpoints did not come, and why; so that not everybody waits for that again.
+
+    first: seconds for which a failure counts; twice as long each time it happens again, up to `most`.
+    """
+
+    def __init__(
+        self, first: float = 60.0, most: float = 3600.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._first, self._most, self._clock = first, most, clock
+        self._lock = threading.Lock()
+        self._known: dict[Checkpoint, tuple[str, float, float]] = {}  # why, until when, for how long
+
+    def why(self, checkpoint: Checkpoint) -> str:
+        """A sentence, empty if there was no failure or it is time to try again."""
+        with self._lock:
+            why, until, _ = self._known.get(checkpoint, ("", 0.0, 0.0))
+            return why if self._clock() < until else ""
+
+    def remember(self, checkpoint: Checkpoint, error: DemoError) -> str:
+        """Count a failure, once for all who wait; gives the sentence why."""
+        # What to do about it is for those who have asked for it by name.
+        why = re.split(r"(?<=[.!?]) (?=[A-Z])", str(error))[0]
+        with self._lock:
+            _, until, seconds = self._known.get(checkpoint, ("", 0.0, self._first / 2))
+            now = self._clock()
+            if now >= until:
+                seconds = min(2 * seconds, self._most)
+                self._known[checkpoint] = (why, now + seconds, seconds)
+        return why
+
+    def forget(self, checkpoint: Checkpoint) -> None:
+        """It has come after all."""
+        with self._lock:
+            self._known.pop(checkpoint, None)
+
+
 def choose(
-    offer: Offer, choice: str, policy: str, reach: Reach, any_other: bool = True
+    offer: Offer,
+    choice: str,
+    policy: str,
+    reach: Reach,
+    any_other: bool = True,
+    failures: Failures | None = None,
 ) -> tuple[Checkpoint, str]:
     """The checkpoint for what a visitor picked, and a remark for the status line.
 
     choice: "auto", "course", "starter", or a repository id with an optional @revision; any_other: whether
-    that may be one that is not offered.
+    that may be one that is not offered; failures: what did not come lately.
     policy "auto" takes the course's checkpoint if it is on disk or the hub answers, else the starter.
     Raises InputError for an id that cannot be one, CheckpointError if the policy forbids it or if there is
     no starter to answer.
@@ -45,6 +90,9 @@ def choose(
     if choice == "starter":
         return _starter(offer, "no checkpoint of the hub was chosen"), ""
     if choice == "auto" and policy == "auto":
+        why = failures.why(offer.course) if failures else ""
+        if why and (stand_in := _stand_in(offer, why)):
+            return stand_in
         if hub.on_disk(_hub_source(offer.course)) or reach.reachable():
             return offer.course, ""
         reason = reach.reason()
@@ -70,6 +118,30 @@ def choose(
     plain = source.revision == "main" and source.repo_id not in [checkpoint.name for checkpoint in known]
     name = source.repo_id if plain else f"{source.repo_id}@{source.revision}"
     return Checkpoint(name, source, offer.recipe), ""
+
+
+def instead(
+    offer: Offer, choice: str, checkpoint: Checkpoint, error: DemoError, policy: str, failures: Failures
+) -> tuple[Checkpoint, str] | None:
+    """The starter and a remark why, where "auto" stood for a checkpoint that did not come or does not load.
+
+    None where the checkpoint was asked for by name or by the policy, or there is no starter.
+    """
+    automatic = policy == "auto" and (given.text(choice).strip() or "auto") == "auto"
+    if not automatic or checkpoint != offer.course or not isinstance(error, CheckpointError | ModelLoadError):
+        return None
+    return _stand_in(offer, failures.remember(checkpoint, error))
+
+
+def _stand_in(offer: Offer, why: str) -> tuple[Checkpoint, str] | None:
+    """The starter, if it is in this copy of the app, and a remark. why: a sentence."""
+    if offer.starter is None:
+        return None
+    try:
+        check_here(offer.starter)
+    except CheckpointError:
+        return None
+    return offer.starter, f"The starter answers because the course's checkpoint is not to be had. {why}"
 
 
 def _starter(offer: Offer, why: str) -> Checkpoint:

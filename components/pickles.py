@@ -34,6 +34,7 @@ KEPT = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "PATH")
 SENTENCES = {
     "objects": "is not a plain list of weights, and nothing else is read from it",
     "damaged": "is damaged",
+    "packed": "is compressed, as no list of weights is",
     "large": "claims to hold more than its size",
     "kinds": "holds weights that are sparse, quantized or of a rare type, which are not loaded here",
 }
@@ -125,7 +126,7 @@ def tied_names(recipe: Recipe, folder: Path) -> dict[str, str]:
         model_class = getattr(transformers, recipe.model(config.to_dict()))
         with torch.device("meta"):
             model = model_class.from_config(config, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError, AttributeError):
+    except Exception:  # whatever is wrong with it, loading the model says it
         log.info("the ties of %s are not known", folder, exc_info=True)
         return {}
     return dict(model.all_tied_weights_keys)

@@ -29,7 +29,7 @@ NO_NEW_PRIVILEGES, DIE_WITH_PARENT, SIGKILL = 38, 1, 9  # of prctl
 
 
 class Refused(Exception):
-    """Why a file is not converted: "objects", "damaged", "large" or "kinds"."""
+    """Why a file is not converted: one of the keys of SENTENCES in components/pickles.py."""
 
 
 def main() -> None:
@@ -74,7 +74,7 @@ def read(path: Path) -> dict[str, Any]:
             with zipfile.ZipFile(path) as archive:
                 # torch never compresses. A small file might unpack to any size.
                 if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                    raise Refused("large")
+                    raise Refused("packed")
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except (Refused, MemoryError):
         raise

@@ -119,10 +119,13 @@ def contents(answers: Sequence[Any], content: Callable[..., Any]) -> list[Any]:
 
 
 def as_text(answer: Any) -> str | None:
-    """A text as it is, anything else as JSON; None for a figure, and where there is nothing."""
+    """A text as it is, anything else as JSON; None where there is nothing. Of a figure only its remarks."""
     if isinstance(answer, str):
         return answer
-    if answer is None or answer == [] or (isinstance(answer, dict) and answer.get("type") == "plotly"):
+    if isinstance(answer, dict) and answer.get("type") == "plotly":
+        remarks = answer.get("remarks")
+        return json.dumps({"remarks": remarks}, ensure_ascii=False) if remarks else None
+    if answer is None or answer == []:
         return None
     return json.dumps(answer, ensure_ascii=False)
 

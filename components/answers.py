@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,11 +31,12 @@ def or_null(schema: Schema) -> Schema:
 
 # What gr.Label gives: the likeliest label, and all of them, likeliest first.
 CONFIDENCES = rows(record(label=TEXT, confidence=PROBABILITY))
-LABELS = record(label=TEXT, confidences=CONFIDENCES)
-FIGURE = record(type={"const": "plotly"}, plot={**TEXT, "description": "the figure as JSON"})
+# remarks: what the page says below its status line of this answer, such as what was cut or left out.
+LABELS = record(label=TEXT, confidences=CONFIDENCES, remarks=TEXTS)
+FIGURE = record(type={"const": "plotly"}, plot={**TEXT, "description": "the figure as JSON"}, remarks=TEXTS)
 SEGMENTS = rows(record(text=TEXT, start={"type": "number"}, end={"type": "number"}))
-CONTINUATIONS = record(sequences=TEXTS)
-SIDE = record(label=or_null(TEXT), confidences=CONFIDENCES, problem=or_null(TEXT))
+CONTINUATIONS = record(sequences=TEXTS, remarks=TEXTS)
+SIDE = record(label=or_null(TEXT), confidences=CONFIDENCES, problem=or_null(TEXT), remarks=TEXTS)
 SIDES = record(masked=SIDE, causal=SIDE)
 
 
@@ -61,19 +62,37 @@ def up_to(most: int) -> Schema:
     return {**TEXTS, "minItems": 1, "maxItems": most}
 
 
-def labelled(scores: Iterable[tuple[str, float]]) -> dict[str, Any]:
+def with_remarks(name: str, schema: Schema) -> Schema:
+    """Of an answer that is a list: that, or a record of it and of the remarks for who asks for them.
+
+    A list has no room for remarks, and clients that do not know of them are to get what they got.
+    """
+    return {"anyOf": [schema, record(**{name: schema, "remarks": TEXTS})]}
+
+
+def remarked(name: str, answer: Any, remarks: Sequence[str], asked: bool) -> Any:
+    """An answer of the schema `with_remarks(name, ...)`; asked: whether the remarks were asked for."""
+    return {name: answer, "remarks": list(remarks)} if asked else answer
+
+
+def labelled(scores: Iterable[tuple[str, float]], remarks: Sequence[str] = ()) -> dict[str, Any]:
     """LABELS of labels and probabilities, likeliest first; of two of the same name the first one stays."""
     first: dict[str, float] = {}
     for label, score in scores:
         first.setdefault(label, score)
-    return _named(first.items())
+    return {**_named(first.items()), "remarks": list(remarks)}
 
 
-def side(answer: Iterable[tuple[str, float]] | str) -> dict[str, Any]:
+def side(answer: Iterable[tuple[str, float]] | str, remarks: Sequence[str] = ()) -> dict[str, Any]:
     """SIDE of tokens and probabilities, likeliest first, or of the sentence that says why there are none."""
     if isinstance(answer, str):
-        return {"label": None, "confidences": [], "problem": answer}
-    return {**_named(answer), "problem": None}
+        return {"label": None, "confidences": [], "problem": answer, "remarks": list(remarks)}
+    return {**_named(answer), "problem": None, "remarks": list(remarks)}
+
+
+def figure(drawn: str, remarks: Sequence[str] = ()) -> dict[str, Any]:
+    """FIGURE of a plotly figure as JSON, with the remarks on the whole answer that it belongs to."""
+    return {"type": "plotly", "plot": drawn, "remarks": list(remarks)}
 
 
 def _named(scores: Iterable[tuple[str, float]]) -> dict[str, Any]:

@@ -74,7 +74,8 @@ class Demo:
 
 @dataclass(frozen=True)
 class Status:
-    """What the status line tells. Times in seconds; remarks: what was truncated, left out, chosen."""
+    """What the status line tells. Times in seconds; measured: how much was done and how fast, which differs
+    from run to run; remarks: what was truncated, left out, chosen."""
 
     checkpoint: str
     source: str
@@ -83,11 +84,16 @@ class Status:
     load_seconds: float
     run_seconds: float
     remarks: tuple[str, ...] = ()
+    measured: str = ""
 
 
-def status_of(loaded: Loaded, started: float, remarks: tuple[str, ...] = ()) -> Status:
+def notes(loaded: Loaded) -> tuple[str, ...]:
+    """What is to be said of the choice of a checkpoint, before the remarks on its answer."""
+    return (loaded.note,) if loaded.note else ()
+
+
+def status_of(loaded: Loaded, started: float, remarks: tuple[str, ...] = (), measured: str = "") -> Status:
     """The status of a run that began at `started` (time.perf_counter) and ends now."""
-    notes = (loaded.note,) if loaded.note else ()
     return Status(
         checkpoint=loaded.checkpoint.name,
         source="starter" if loaded.checkpoint.is_starter else "hub",
@@ -95,7 +101,8 @@ def status_of(loaded: Loaded, started: float, remarks: tuple[str, ...] = ()) -> 
         dtype=loaded.precision,
         load_seconds=loaded.seconds,
         run_seconds=time.perf_counter() - started,
-        remarks=notes + remarks,
+        remarks=notes(loaded) + remarks,
+        measured=measured,
     )
 
 
@@ -116,4 +123,5 @@ def status_of_two(first: Status, second: Status) -> Status:
         load_seconds=first.load_seconds + second.load_seconds * (first.checkpoint != second.checkpoint),
         run_seconds=first.run_seconds + second.run_seconds,
         remarks=tuple(dict.fromkeys((*first.remarks, *second.remarks))),
+        measured=" ".join(filter(None, (first.measured, second.measured))),
     )

@@ -49,7 +49,8 @@ def status_line(status: Status) -> str:
         f"loaded in {seconds(status.load_seconds)}",
         f"ran in {seconds(status.run_seconds)}",
     ]
-    remarks = "".join(f'<p class="remark">{html.escape(remark)}</p>' for remark in status.remarks)
+    said = [*filter(None, [status.measured]), *status.remarks]
+    remarks = "".join(f'<p class="remark">{html.escape(remark)}</p>' for remark in said)
     return f'<p class="line" role="status">{" · ".join(parts)}</p>{remarks}'
 
 

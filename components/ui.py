@@ -763,6 +763,11 @@ def checkpoint_parameter() -> gr.Textbox:
     return hidden(gr.Textbox, "checkpoint", value="auto", info='"auto", "course", "starter" or owner/name')
 
 
+def remarks_parameter() -> gr.Checkbox:
+    """The `remarks` parameter of an endpoint whose answer is a list; see `answers.with_remarks`."""
+    return hidden(gr.Checkbox, "remarks", value=False)
+
+
 @contextmanager
 def shown(name: str) -> Iterator[None]:
     """Lets errors with a message for visitors through; any other is logged and gets a number.
@@ -984,6 +989,6 @@ def download(name: str, content: str) -> str:
     return str(path)
 
 
-def scores_output() -> gr.Label:
-    """The output of endpoints that classify: the label dictionary of gr.Label, all scores."""
-    return hidden(gr.Label, "scores")
+def scores_output() -> gr.JSON:
+    """The output of endpoints that classify: `answers.labelled`."""
+    return hidden(gr.JSON, "scores")

@@ -234,12 +234,13 @@ def run(
                 shown = now
                 yield Result(postprocess(prompt, ids_of(rows), loaded, complete=False), count, chat)
         taken = time.perf_counter() - started
-        remarks = [f"{count} tokens, {count / taken:.1f} tokens/s."]
+        measured = f"{count} tokens, {count / taken:.1f} tokens/s."
+        remarks = []
         if kept is not None:
             remarks.append(f"The beginning of the prompt was cut to fit. Read from: “{kept[:80]} …”")
         if stopped():
             remarks.append("Stopped.")
-        status = status_of(loaded, started, tuple(remarks))
+        status = status_of(loaded, started, tuple(remarks), measured)
         # A sequence that has ended has None in every further step, the last one included.
         ended = [token is None for token in step] or [False] * len(rows)
         written = tuple(map(Written, map(tuple, rows), ended))
@@ -819,11 +820,12 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
             checkpoint: "auto", "course", "starter", or owner/name or owner/name@revision on the hub.
 
         Returns:
-            sequences: the continuations, each a text
+            sequences: the continuations, each a text; remarks: what was cut, once all is written
         """
         request = validate(prompt, max_new_tokens, num_return_sequences, temperature, top_k, top_p, 1.0, seed)
         for result in run(request, checkpoint, models, unreported, stopped):
-            yield {"sequences": list(result.sequences)}
+            remarks = result.status.remarks if result.status else ()
+            yield {"sequences": list(result.sequences), "remarks": list(remarks)}
 
     page.endpoint(
         generate,

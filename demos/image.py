@@ -481,7 +481,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
 
     def classify_image(
         image: str, top_k: int = TOP_K, checkpoint: str = "auto", stopped: Stopped = never
-    ) -> dict[str, float]:
+    ) -> dict[str, Any]:
         """Name what is in a picture: the likeliest labels with their probabilities.
 
         Args:
@@ -490,7 +490,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
             checkpoint: "auto", "course", "starter", or owner/name or owner/name@revision on the hub.
 
         Returns:
-            the likeliest label, and the confidence of each, from 0 to 1
+            the likeliest label, the confidence of each, from 0 to 1, and remarks
         """
         result = run(
             image,
@@ -502,7 +502,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
             batch=settings.batch,
         )
         # ImageNet has two cranes: of labels of the same name the likeliest stays.
-        return dict(reversed(result.scores))
+        return answers.labelled(result.scores, result.status.remarks)
 
     page.endpoint(
         classify_image,

@@ -494,12 +494,14 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
             checkpoint: The model that reads the left: "auto", "course", "starter" or owner/name.
 
         Returns:
-            masked and causal: the likeliest tokens with their confidence, or the problem if there are none
+            masked and causal: the likeliest tokens with their confidence, or the problem, and remarks
         """
         *_, result = run(text, masked_checkpoint, checkpoint, models, stopped=stopped)
         named = {"masked": result.masked, "causal": result.causal}
         return {
-            name: answers.side(side.scores if isinstance(side, Side) else str(side))
+            name: answers.side(side.scores, side.status.remarks)
+            if isinstance(side, Side)
+            else answers.side(str(side))
             for name, side in named.items()
         }
 

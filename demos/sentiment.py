@@ -16,7 +16,7 @@ from components.answers import About
 from components.attribution import Carried
 from components.batching import MOST, Batcher
 from components.checkpoints import Bundled, Checkpoint, Hub, Offer, Recipe
-from components.demo import Compared, Comparison, Demo, Status, status_of
+from components.demo import Compared, Comparison, Demo, Status, notes, status_of
 from components.errors import Cancelled, InputError
 from components.inside import Architecture, Axis, Tokens
 from components.inside_markup import (
@@ -79,11 +79,15 @@ OFFER = Offer(
 
 @dataclass(frozen=True)
 class Scored:
-    """One text and the probability of each label, likeliest first; kept: what of it the model read."""
+    """One text and the probability of each label, likeliest first; kept: what of it the model read.
+
+    remarks: what is to be said where it stands alone.
+    """
 
     text: str
     scores: tuple[tuple[str, float], ...]
     kept: str | None = None  # None: all of it
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -183,7 +187,10 @@ def run(
                     raise
                 unfinished = (f"Stopped after {len(rows):,} of {len(texts):,} texts.",)
                 break
-            rows += map(Scored, part, postprocess(torch.stack(logits), loaded.model.config), kept)
+            scores = postprocess(torch.stack(logits), loaded.model.config)
+            limit = tables.longest_input(loaded)
+            said = (notes(loaded) + tables.truncation_remarks([one], limit) for one in kept)
+            rows += map(Scored, part, scores, kept, said)
         cut = tables.truncation_remarks([row.kept for row in rows], tables.longest_input(loaded))
         return Result(tuple(rows), status_of(loaded, started, (*unfinished, *cut)))
 
@@ -366,7 +373,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
 
     page.code(lambda ran: code(ran, models, settings.exposed), ran)
 
-    def sentiment(text: str, checkpoint: str = "auto", stopped: Stopped = never) -> dict[str, float]:
+    def sentiment(text: str, checkpoint: str = "auto", stopped: Stopped = never) -> dict[str, Any]:
         """Tell which feeling one text carries: its labels with their probabilities, likeliest first.
 
         Args:
@@ -374,12 +381,11 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
             checkpoint: "auto", "course", "starter", or owner/name or owner/name@revision on the hub.
 
         Returns:
-            the likeliest label, and the confidence of each, from 0 to 1
+            the likeliest label, the confidence of each, from 0 to 1, and remarks, such as what was cut
         """
         one = " ".join((text or "").split())
         result = run(one, checkpoint, models, stopped=stopped, batch=settings.batch)
-        # Of two labels of the same name the likelier one stays.
-        return dict(reversed(result.rows[0].scores))
+        return answers.labelled(result.rows[0].scores, result.status.remarks)
 
     def sentiment_batch(
         texts: list[str], checkpoint: str = "auto", stopped: Stopped = never
@@ -391,13 +397,13 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
             checkpoint: "auto", "course", "starter", or owner/name or owner/name@revision on the hub.
 
         Returns:
-            for each text, in the order given, its likeliest label and the confidence of each label
+            for each text, in the order given, its likeliest label, the confidence of each, and remarks
         """
         lines = [" ".join(text.split()) for text in answers.texts(texts, MOST_TEXTS)]
         result = run("\n".join(lines), checkpoint, models, stopped=stopped, batch=settings.batch)
         if len(result.rows) < len(lines):
             raise Cancelled(f"Stopped after {len(result.rows):,} of {len(lines):,} texts.")
-        return [answers.labelled(row.scores) for row in result.rows]
+        return [answers.labelled(row.scores, row.remarks) for row in result.rows]
 
     page.endpoint(
         sentiment,

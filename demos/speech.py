@@ -176,19 +176,17 @@ def run(
             pieces.append(piece)
             yield Result(*postprocess(pieces, timestamps), piece.done, piece.total, known)
         done = pieces[-1].done if pieces else 0.0
-        remarks = _remarks(recording, pieces, known, started, stopped())
-        status = status_of(loaded, started, remarks)
+        taken = time.perf_counter() - started
+        measured = (
+            f"{recording.seconds:.1f} s of sound, {recording.seconds / taken:.1f} times as fast as it plays."
+        )
+        status = status_of(loaded, started, _remarks(pieces, known, stopped()), measured)
         text, segments = postprocess(pieces, timestamps)
         yield Result(text, segments, done, recording.seconds, known, status, tuple(pieces))
 
 
-def _remarks(
-    recording: Audio, pieces: list[whisper.Piece], known: dict[str, str], started: float, stopped: bool
-) -> tuple[str, ...]:
-    taken = time.perf_counter() - started
-    remarks = [
-        f"{recording.seconds:.1f} s of sound, {recording.seconds / taken:.1f} times as fast as it plays."
-    ]
+def _remarks(pieces: list[whisper.Piece], known: dict[str, str], stopped: bool) -> tuple[str, ...]:
+    remarks = []
     language = next((piece.language for piece in pieces if piece.language), None)
     if language:
         remarks.append(f"Language: {known.get(language, language)}.")
@@ -631,8 +629,9 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
         timestamps: str = "none",
         task: str = "transcribe",
         checkpoint: str = "auto",
+        remarks: bool = False,
         stopped: Stopped = never,
-    ) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    ) -> Iterator[tuple[str, list[dict[str, Any]] | dict[str, Any]]]:
         """Write down what is said in a recording, streamed; the last answer is the whole.
 
         Args:
@@ -640,16 +639,19 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
             timestamps: Times to give: "none", of each "segment", or of each "word".
             task: "transcribe", or "translate" into English, for which a multilingual checkpoint is needed.
             checkpoint: "auto", "course", "starter", or owner/name or owner/name@revision on the hub.
+            remarks: Whether to say what was left out and why as well; the second answer is then an object.
 
         Returns:
             the text
-            the segments or words with their start and end in seconds, if asked for
+            segments or words with start and end in seconds, if asked for; with remarks: segments and remarks
         """
         limit = settings.max_audio_minutes
         for result in run(
             audio, timestamps, None, task, checkpoint, models, stopped=stopped, limit_minutes=limit
         ):
-            yield result.text, [{"text": s.text, "start": s.start, "end": s.end} for s in result.segments]
+            timed = [{"text": s.text, "start": s.start, "end": s.end} for s in result.segments]
+            said = result.status.remarks if result.status else ()
+            yield result.text, answers.remarked("segments", timed, said, remarks)
 
     page.endpoint(
         transcribe,
@@ -658,9 +660,10 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
             ui.hidden(gr.Radio, "timestamps", choices=list(whisper.TIMESTAMPS), value="none"),
             ui.hidden(gr.Radio, "task", choices=list(whisper.TASKS), value="transcribe"),
             ui.checkpoint_parameter(),
+            ui.remarks_parameter(),
         ],
         [ui.hidden(gr.Textbox, "text"), ui.hidden(gr.JSON, "segments")],
-        About((answers.TEXT, answers.SEGMENTS)),
+        About((answers.TEXT, answers.with_remarks("segments", answers.SEGMENTS))),
     )
 
 

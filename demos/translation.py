@@ -660,7 +660,9 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
     build_inside(page, models, ran, sentence, attention_state, picked)
     page.code(lambda ran: code(ran, models, settings.exposed), ran)
 
-    def translate(text: str, checkpoint: str = "auto", stopped: Stopped = never) -> tuple[str, Any]:
+    def translate(
+        text: str, checkpoint: str = "auto", stopped: Stopped = never
+    ) -> tuple[str, dict[str, Any]]:
         """Translate a text sentence by sentence; into French, unless the checkpoint is for other languages.
 
         Args:
@@ -669,39 +671,46 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
 
         Returns:
             the translation
-            a plotly figure of the encoder's self-attention in the first sentence; agents get none
+            a plotly figure of the encoder's self-attention in the first sentence, and remarks
         """
         result = run(text, checkpoint, models, stopped=stopped, batch=settings.batch)
-        return result.text, draw(
-            attend(result.sentences[0], result.status.checkpoint, models, stopped=stopped)
-        )
+        attention = attend(result.sentences[0], result.status.checkpoint, models, stopped=stopped)
+        return result.text, answers.figure(draw(attention).to_json(), result.status.remarks)
 
-    def translate_batch(texts: list[str], checkpoint: str = "auto", stopped: Stopped = never) -> list[str]:
+    def translate_batch(
+        texts: list[str], checkpoint: str = "auto", remarks: bool = False, stopped: Stopped = never
+    ) -> list[str] | dict[str, list[str]]:
         """Translate many texts in one call; into French, unless the checkpoint is for other languages.
 
         Args:
             texts: Texts, each with something in it, of 20,000 characters in all.
             checkpoint: "auto", "course", "starter", "Marian fr-en, small", or owner/name[@revision] on a hub.
+            remarks: Whether to say what was cut as well; the answer is then an object.
 
         Returns:
-            the translations, in the order given
+            the translations, in the order given; with remarks, if asked for: translations and remarks
         """
         whole = answers.texts(texts, MOST_TEXTS)
         result = run("\n".join(whole), checkpoint, models, stopped=stopped, batch=settings.batch)
         paragraphs = (" ".join(sentence.target for sentence in row) for row in result.paragraphs)
-        return ["\n".join(islice(paragraphs, len(text.splitlines()))) for text in whole]
+        done = ["\n".join(islice(paragraphs, len(text.splitlines()))) for text in whole]
+        return answers.remarked("translations", done, result.status.remarks, remarks)
 
     page.endpoint(
         translate,
         [ui.hidden(gr.Textbox, "text"), ui.checkpoint_parameter()],
-        [ui.hidden(gr.Textbox, "translation"), ui.hidden(gr.Plot, "attention")],
+        [ui.hidden(gr.Textbox, "translation"), ui.hidden(gr.JSON, "attention")],
         About((answers.TEXT, answers.FIGURE), examples={"text": EXAMPLES[0]}),
     )
     page.endpoint(
         translate_batch,
-        [ui.hidden(gr.JSON, "texts"), ui.checkpoint_parameter()],
+        [ui.hidden(gr.JSON, "texts"), ui.checkpoint_parameter(), ui.remarks_parameter()],
         [ui.hidden(gr.JSON, "translations")],
-        About((answers.TEXTS,), {"texts": answers.up_to(MOST_TEXTS)}, {"texts": EXAMPLES[1:3]}),
+        About(
+            (answers.with_remarks("translations", answers.TEXTS),),
+            {"texts": answers.up_to(MOST_TEXTS)},
+            {"texts": EXAMPLES[1:3]},
+        ),
     )
 
 

@@ -17,7 +17,7 @@ from components.answers import About
 from components.attribution import Carried
 from components.batching import MOST, Batcher
 from components.checkpoints import Checkpoint, Hub, Offer, Recipe
-from components.demo import Compared, Comparison, Demo, Status, status_of
+from components.demo import Compared, Comparison, Demo, Status, notes, status_of
 from components.errors import InputError
 from components.inside import Architecture, Axis, Tokens
 from components.inside_markup import (
@@ -289,11 +289,7 @@ def run(
     with models.use(OFFER, choice, report, stopped) as loaded:
         started = time.perf_counter()
         ((scores, kept),) = _scored([request], loaded, stopped, batch)
-        remarks = (
-            _method(loaded, _each(request)),
-            *tables.truncation_remarks([kept], tables.longest_input(loaded)),
-        )
-        return Result(scores, status_of(loaded, started, remarks))
+        return Result(scores, status_of(loaded, started, _remarks(request, kept, loaded)))
 
 
 @survives_out_of_memory
@@ -307,8 +303,8 @@ def run_many(
     report: Report = unreported,
     stopped: Stopped = never,
     batch: int = MOST,
-) -> list[tuple[tuple[str, float], ...]]:
-    """What `run` scores, of many texts at once: their sequences go through the model sorted by length.
+) -> list[tuple[tuple[tuple[str, float], ...], tuple[str, ...]]]:
+    """What `run` scores and remarks, of many texts at once: their sequences are sorted by length.
 
     Raises InputError if texts times labels are more than MOST_PAIRS.
     """
@@ -319,7 +315,15 @@ def run_many(
             f"{MOST_PAIRS} pairs of text and label go in one call. Split them up."
         )
     with models.use(OFFER, choice, report, stopped) as loaded:
-        return [scores for scores, _ in _scored(requests, loaded, stopped, batch)]
+        found = zip(requests, _scored(requests, loaded, stopped, batch), strict=True)
+        return [
+            (scores, notes(loaded) + _remarks(request, kept, loaded)) for request, (scores, kept) in found
+        ]
+
+
+def _remarks(request: Request, kept: str | None, loaded: Loaded) -> tuple[str, ...]:
+    cut = tables.truncation_remarks([kept], tables.longest_input(loaded))
+    return (_method(loaded, _each(request)), *cut)
 
 
 def _scored(
@@ -644,7 +648,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
             checkpoint: "auto", "course", "starter", or owner/name or owner/name@revision on the hub.
 
         Returns:
-            the likeliest label, and the score of each, from 0 to 1, as its confidence
+            the likeliest label, the score of each, from 0 to 1, as its confidence, and remarks
         """
         result = run(
             text,
@@ -656,7 +660,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
             stopped=stopped,
             batch=settings.batch,
         )
-        return dict(result.scores)
+        return answers.labelled(result.scores, result.status.remarks)
 
     def zero_shot_batch(
         texts: list[str],
@@ -676,7 +680,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
             checkpoint: "auto", "course", "starter", or owner/name or owner/name@revision on the hub.
 
         Returns:
-            for each text, in the order given, its likeliest label and the score of each as its confidence
+            for each text, in the order given, its likeliest label, the score of each, and remarks
         """
         found = run_many(
             answers.texts(texts, MOST_PAIRS),
@@ -688,7 +692,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
             stopped=stopped,
             batch=settings.batch,
         )
-        return [answers.labelled(scores) for scores in found]
+        return [answers.labelled(scores, remarks) for scores, remarks in found]
 
     def options() -> list[Any]:
         return [

@@ -14,7 +14,7 @@ def test_labels_are_as_gradio_has_them():
     scores = (("praise", 0.7), ("blame", 0.2), ("neither", 0.1))
     with gr.Blocks():
         wanted = gr.Label().postprocess(dict(scores)).model_dump()
-    assert answers.labelled(scores) == wanted
+    assert answers.labelled(scores) == {**wanted, "remarks": []}
     jsonschema.validate(answers.labelled(scores), answers.LABELS)
 
 
@@ -29,8 +29,25 @@ def test_of_two_labels_of_the_same_name_the_likelier_one_stays():
 def test_a_side_has_tokens_or_a_problem():
     told, silent = answers.side([(" Paris", 0.5)]), answers.side("It is not here.")
     assert told["label"] == " Paris" and told["problem"] is None
-    assert silent == {"label": None, "confidences": [], "problem": "It is not here."}
+    assert silent == {"label": None, "confidences": [], "problem": "It is not here.", "remarks": []}
     jsonschema.validate({"masked": told, "causal": silent}, answers.SIDES)
+
+
+def test_remarks_are_part_of_what_answers_have():
+    said = ("It was cut.", "The checkpoint is another.")
+    label = answers.labelled([("praise", 1.0)], said)
+    assert label["remarks"] == answers.side("No gap.", said)["remarks"] == list(said)
+    jsonschema.validate(label, answers.LABELS)
+    figure = answers.figure('{"data": []}', said)
+    jsonschema.validate(figure, answers.FIGURE)
+    assert figure["remarks"] == list(said)
+    schema = answers.with_remarks("segments", answers.SEGMENTS)
+    segments = [{"text": "a", "start": 0.0, "end": 1.0}]
+    assert answers.remarked("segments", segments, said, asked=False) is segments
+    told = answers.remarked("segments", segments, said, asked=True)
+    assert told == {"segments": segments, "remarks": list(said)}
+    for answer in (segments, told):
+        jsonschema.validate(answer, schema)
 
 
 def test_texts_are_taken_in_their_order_without_the_space_around_them():

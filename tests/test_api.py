@@ -56,25 +56,30 @@ PARAMETERS = {
         "checkpoint",
     ],
     "/translate": ["text", "checkpoint"],
-    "/translate_batch": ["texts", "checkpoint"],
+    "/translate_batch": ["texts", "checkpoint", "remarks"],
     "/fill_gap": ["text", "masked_checkpoint", "checkpoint"],
-    "/transcribe": ["audio", "timestamps", "task", "checkpoint"],
+    "/transcribe": ["audio", "timestamps", "task", "checkpoint", "remarks"],
 }
 
 
-LABELS = "dict(label: str, confidences: list[dict(label: str, confidence: float)])"
-SIDE = "dict(label: str | None, confidences: list[dict(label: str, confidence: float)], problem: str | None)"
+CONFIDENCES = "list[dict(label: str, confidence: float)]"
+LABELS = f"dict(label: str, confidences: {CONFIDENCES}, remarks: list[str])"
+SIDE = f"dict(label: str | None, confidences: {CONFIDENCES}, problem: str | None, remarks: list[str])"
+SEGMENTS = "list[dict(text: str, start: float, end: float)]"
 SHAPES = {
     "/sentiment": [LABELS],
     "/sentiment_batch": [f"list[{LABELS}]"],
     "/zero_shot": [LABELS],
     "/zero_shot_batch": [f"list[{LABELS}]"],
     "/classify_image": [LABELS],
-    "/generate": ["dict(sequences: list[str])"],
-    "/translate": ["str", "dict(type: Literal[plotly], plot: str (the figure as JSON))"],
-    "/translate_batch": ["list[str]"],
+    "/generate": ["dict(sequences: list[str], remarks: list[str])"],
+    "/translate": [
+        "str",
+        "dict(type: Literal[plotly], plot: str (the figure as JSON), remarks: list[str])",
+    ],
+    "/translate_batch": ["list[str] | dict(translations: list[str], remarks: list[str])"],
     "/fill_gap": [f"dict(masked: {SIDE}, causal: {SIDE})"],
-    "/transcribe": ["str", "list[dict(text: str, start: float, end: float)]"],
+    "/transcribe": ["str", f"{SEGMENTS} | dict(segments: {SEGMENTS}, remarks: list[str])"],
 }
 
 
@@ -207,6 +212,47 @@ def test_translate_gives_text_and_heatmap(client):
     assert figure["data"][0]["type"] == "heatmap"
     ticks = figure["layout"]["yaxis"]["ticktext"]
     assert "".join(ticks).replace("␣", " ").strip() == "You like this house"
+
+
+LONG = "A good day. " * 400
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "told"),
+    [
+        ("/sentiment", (LONG,), lambda answer: answer["remarks"]),
+        ("/sentiment_batch", (["Fine.", LONG],), lambda answer: answer[1]["remarks"]),
+        ("/zero_shot", (LONG,), lambda answer: answer["remarks"]),
+        ("/zero_shot_batch", (["Fine.", LONG],), lambda answer: answer[1]["remarks"]),
+        ("/translate", ("a very long day and " * 300,), lambda answer: answer[1]["remarks"]),
+        (
+            "/translate_batch",
+            (["a very long day and " * 300], "auto", True),
+            lambda answer: answer["remarks"],
+        ),
+        ("/generate", (LONG * 20, 1), lambda answer: answer["remarks"]),
+        ("/fill_gap", (f"{LONG[:3500]} ___",), lambda answer: answer["masked"]["remarks"]),
+    ],
+)
+def test_answers_say_what_was_cut(client, name, arguments, told):
+    answer = ask(client, name, *arguments)
+    assert any("cut" in remark or "read only" in remark for remark in told(answer)), answer
+    short = ["Fine."] if name.endswith("_batch") else "Fine. ___" if name == "/fill_gap" else "Fine."
+    answer = ask(client, name, short, *arguments[1:])
+    if name.endswith("_batch") and isinstance(answer, list):
+        answer = [None, *answer]
+    assert not any("cut" in remark or "read only" in remark for remark in told(answer)), answer
+
+
+def test_remarks_stand_beside_lists_for_who_asks(client, tmp_path):
+    assert ask(client, "/translate_batch", ["A cat."]) == [ask(client, "/translate", "A cat.")[0]]
+    told = ask(client, "/translate_batch", ["A cat."], remarks=True)
+    assert told == {"translations": ask(client, "/translate_batch", ["A cat."]), "remarks": []}
+    soundfile.write(tmp_path / "nothing.wav", np.zeros(32000, np.float32), 16000)
+    nothing = handle_file(str(tmp_path / "nothing.wav"))
+    assert ask(client, "/transcribe", nothing, "segment") == ("", [])
+    text, told = ask(client, "/transcribe", nothing, "segment", remarks=True)
+    assert text == "" and told["segments"] == [] and "silence" in told["remarks"][0]
 
 
 def test_fill_gap(client):

@@ -349,7 +349,7 @@ def test_which_checkpoints_fit(config, fits):
 def test_the_endpoint_ends_with_all_sequences(models):
     endpoint = tiny.tab(generation.DEMO, models).endpoint("generate")
     values = endpoint(PROMPT, 10, 2, 0.0)
-    assert values[-1] == {"sequences": list(direct(PROMPT, rows=2, max_new_tokens=10))}
+    assert values[-1] == {"sequences": list(direct(PROMPT, rows=2, max_new_tokens=10)), "remarks": []}
     one = endpoint(PROMPT, 5, 1, 1.0, 50, 0.95, 3)[-1]
     assert one == endpoint(PROMPT, 5, 1, 1.0, 50, 0.95, 3)[-1]
     assert one != endpoint(PROMPT, 5, 1, 1.0, 50, 0.95, 4)[-1]

@@ -270,8 +270,9 @@ def test_which_checkpoints_fit(config, fits):
 def test_the_endpoint(models, tmp_path):
     endpoint = tiny.tab(image.DEMO, models).endpoint("classify_image")
     path = saved(noise(), tmp_path / "p.png")
-    assert len(endpoint(path)) == image.TOP_K
-    assert endpoint(path, 6, "starter") == near(direct(noise()))
+    answer = endpoint(path)
+    assert len(answer["confidences"]) == image.TOP_K and "pixels" in answer["remarks"][0]
+    assert tiny.confidences(endpoint(path, 6, "starter")) == near(direct(noise()))
     assert models.asked == ["auto", "starter"]
 
 
@@ -282,7 +283,9 @@ def test_the_endpoint_keeps_the_better_of_two_labels_of_the_same_name(tmp_path):
     path = saved(noise(), tmp_path / "p.png")
     pairs = image.run(path, 4, "auto", models).scores
     answer = tiny.tab(image.DEMO, models).endpoint("classify_image")(path, 4)
-    assert answer["crane"] >= max(score for label, score in pairs if label.startswith("crane"))
+    assert tiny.confidences(answer)["crane"] >= max(
+        score for label, score in pairs if label.startswith("crane")
+    )
 
 
 def test_the_limit_is_a_setting(models, tmp_path):

@@ -406,7 +406,7 @@ def test_the_tab_says_what_is_wrong_with_a_text():
 def test_the_endpoint():
     page = tiny.tab(masked.DEMO, two(None, tiny.llama()))
     answer = page.endpoint("fill_gap")(TEXT)
-    assert answer["masked"] == {"label": None, "confidences": [], "problem": NO_HUB}
+    assert answer["masked"] == {"label": None, "confidences": [], "problem": NO_HUB, "remarks": []}
     tokens = answer["causal"]["confidences"]
     assert len(tokens) == masked.TOP and answer["causal"]["label"] == tokens[0]["label"]
     assert sum(token["confidence"] for token in tokens) <= 1

@@ -425,6 +425,11 @@ def tab(demo: Demo, models: ModelManager, **settings: Any) -> Tab:
     return Tab(app)
 
 
+def confidences(answer: dict[str, Any]) -> dict[str, float]:
+    """Labels with the confidence of each, of what an endpoint that classifies answers."""
+    return {row["label"]: row["confidence"] for row in answer["confidences"]}
+
+
 class Tab:
     """What is behind a tab: `endpoint(name)`, whose streams come as a list, and `press(*input values)`."""
 

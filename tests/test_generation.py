@@ -153,7 +153,7 @@ def test_results_come_token_by_token_and_the_status_last(models):
     assert [result.status is None for result in results] == [True] * 7 + [False]
     status = results[-1].status
     assert status is not None
-    assert status.remarks[0].startswith("14 tokens, ")
+    assert status.measured.startswith("14 tokens, ")
     assert status.run_seconds > 0
 
 

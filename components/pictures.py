@@ -4,18 +4,38 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
-from components.errors import InputError
+from components.errors import CheckpointError, InputError
 
 # Named one by one: among the others are formats that Pillow hands to other programs.
 PILLOW_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 FORMATS = "PNG, JPEG, WebP, GIF, BMP or TIFF"
+STRIP = 1 << 20  # pixels that are converted at a time
+# What undoes each orientation of EXIF.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# What becomes of a picture in an image processor is limited as well: it may keep the proportions, so that a
+# line of 60,000 pixels whose shorter edge is scaled to 256 would have 15 million in length.
+LONGEST = 16  # times the shorter edge, of a picture that a processor gets
+MOST_KEPT = 2_000_000  # pixels that it may have after a resize that keeps its proportions
+MOST_MADE = 4_000_000  # pixels of the sizes that a checkpoint's processor names
+MOST_TAKEN = 16_000_000  # pixels that a processor gets; of more it would make several large copies
 
 
 def read_picture(path: str | Path | None, most_megapixels: float = 50) -> Image.Image:
@@ -31,18 +51,8 @@ def read_picture(path: str | Path | None, most_megapixels: float = 50) -> Image.
     if not Path(path).stat().st_size:
         raise InputError("The picture file is empty. Choose another one.")
     try:
-        with warnings.catch_warnings():
-            # Our own limit stands below.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path, formats=PILLOW_FORMATS) as image:
-                width, height = image.size
-                if width * height > most_megapixels * 1e6:
-                    raise InputError(_too_large(f"{width * height / 1e6:.1f} megapixels", most_megapixels))
-                image.seek(0)
-                image.load()
-                # In place: a photo of 12 megapixels takes 48 MB, and as many for each copy.
-                ImageOps.exif_transpose(image, in_place=True)
-                return to_rgb(image)
+        picture, turn = _upright(path, most_megapixels)
+        return picture if turn is None else picture.transpose(turn)
     except Image.DecompressionBombError as error:
         raise InputError(_too_large("far more", most_megapixels)) from error
     except UnidentifiedImageError as error:
@@ -55,6 +65,22 @@ def read_picture(path: str | Path | None, most_megapixels: float = 50) -> Image.
         ) from error
 
 
+def _upright(path: str | Path, most_megapixels: float) -> tuple[Image.Image, Image.Transpose | None]:
+    """The first frame in RGB, and how it is to be turned: once its source is out of memory."""
+    with warnings.catch_warnings():
+        # Our own limit stands below.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with Image.open(path, formats=PILLOW_FORMATS) as image:
+            width, height = image.size
+            if width * height > most_megapixels * 1e6:
+                raise InputError(_too_large(f"{width * height / 1e6:.1f} megapixels", most_megapixels))
+            image.seek(0)
+            image.load()
+            picture, turn = to_rgb(image), TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+            # The pixels alone: the reader of a WebP file keeps three copies more for as long as it is there.
+            return picture._new(picture.im), turn
+
+
 def _is_file(path: object) -> bool:
     """Whether it is a path at all, of a file that is there."""
     try:
@@ -64,19 +90,41 @@ def _is_file(path: object) -> bool:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB from palette, grey, 16-bit, CMYK or transparent pictures."""
+    """8-bit RGB from palette, grey, 16-bit, CMYK or transparent pictures, transparency on white.
+
+    Strip by strip: a picture of 50 megapixels takes 200 MB, and as many for each copy.
+    """
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    width, height = image.size
+    rows = max(1, STRIP // max(1, width))
+    boxes = [(0, top, width, min(top + rows, height)) for top in range(0, height, rows)]
+    strips = (image.crop(box) for box in boxes)
     if image.mode.startswith(("I", "F")):
-        # In place: a large picture takes four bytes a pixel as it is.
-        values = np.nan_to_num(np.array(image, dtype=np.float32), copy=False)
         # 16-bit grey fills its range or at least its first 8 bits.
-        top = 65535 if values.max() > 255 else 255
-        np.clip(values, 0, top, out=values)
-        values *= 255 / top
-        image = Image.fromarray(np.rint(values, out=values).astype(np.uint8))
+        top = 65535 if max(_values(image.crop(box)).max() for box in boxes) > 255 else 255
+        strips = (_grey(image.crop(box), top) for box in boxes)
+    made = Image.new("RGB", image.size)
+    for box, strip in zip(boxes, strips, strict=True):
+        made.paste(_on_white(strip), box)
+    return made
+
+
+def _values(image: Image.Image) -> np.ndarray:
+    """Shades of any range, `[height, width]` in float32."""
+    return np.nan_to_num(np.array(image, dtype=np.float32), copy=False)
+
+
+def _grey(image: Image.Image, top: int) -> Image.Image:
+    """8-bit grey of shades from 0 to `top`."""
+    values = np.clip(_values(image), 0, top) * np.float32(255 / top)
+    return Image.fromarray(np.rint(values).astype(np.uint8))
+
+
+def _on_white(image: Image.Image) -> Image.Image:
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
-        ground = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(ground, image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
@@ -85,6 +133,80 @@ def _too_large(size: str, most: float) -> str:
 
 
 # What an image processor makes of a picture
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What becomes of a picture before an image processor gets it.
+
+    box: left, top, right and bottom of its middle, None for all of it; factor: by which it is scaled down
+    then, which leaves far more pixels than any model sees.
+    """
+
+    box: tuple[int, int, int, int] | None = None
+    factor: int = 1
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What was done, for the visitor; () for nothing."""
+        said = []
+        if self.box:
+            left, top, right, bottom = self.box
+            said.append(f"Only the middle {right - left:,} × {bottom - top:,} pixels were looked at")
+        if self.factor > 1:
+            said.append(f"Scaled down to 1/{self.factor} of its width and height first")
+        return tuple(said)
+
+
+def fit(size: tuple[int, int], processor: Any) -> Fit:
+    """What a processor gets of a picture of that width and height.
+
+    Raises InputError for a picture too large for a processor that does not resize it, and CheckpointError
+    for a processor that names a size beyond reason.
+    """
+    _check_sizes(processor)
+    width, height = size
+    resizes = bool(getattr(processor, "do_resize", False))
+    if not resizes and not getattr(processor, "do_center_crop", False) and width * height > MOST_MADE:
+        raise InputError(
+            f"This checkpoint takes a picture at its own size, here {width:,} × {height:,} pixels; at most "
+            f"{MOST_MADE / 1e6:g} megapixels are taken. Make it smaller, or choose another checkpoint."
+        )
+    edge = _number(getattr(processor, "size", None), "shortest_edge") or 1
+    longest = int(max(1, min(LONGEST, MOST_KEPT / edge**2)) * min(size))
+    left, top = max(0, width - longest) // 2, max(0, height - longest) // 2
+    width, height = min(width, longest), min(height, longest)
+    box = None if (width, height) == size else (left, top, left + width, top + height)
+    return Fit(box, max(1, math.ceil(math.sqrt(width * height / MOST_TAKEN))) if resizes else 1)
+
+
+def fitted(picture: Image.Image, processor: Any) -> Image.Image:
+    """What a processor gets of a picture; see `fit`."""
+    done = fit(picture.size, processor)
+    picture = picture.crop(done.box) if done.box else picture
+    return picture.reduce(done.factor) if done.factor > 1 else picture
+
+
+def _check_sizes(processor: Any) -> None:
+    """Raises CheckpointError where one of the sizes that a processor names is beyond MOST_MADE."""
+    patches = (getattr(processor, name, None) or 0 for name in ("max_num_patches", "patch_size"))
+    count, patch = (value if isinstance(value, int) else 0 for value in patches)
+    areas = [count * patch**2]
+    for name in ("size", "crop_size", "pad_size"):
+        size = getattr(processor, name, None)
+        long = max(_number(size, key) for key in ("longest_edge", "shortest_edge"))
+        areas += [long**2] + [_number(size, f"{by}height") * _number(size, f"{by}width") for by in ("", "max_")]
+    if max(areas) > MOST_MADE:
+        raise CheckpointError(
+            f"This checkpoint wants pictures of {max(areas) / 1e6:.1f} megapixels, and at most "
+            f"{MOST_MADE / 1e6:g} go into a model here. Choose another checkpoint."
+        )
+
+
+def _number(size: Any, key: str) -> int:
+    """One of the numbers of a size as Transformers has them, 0 if it is not there."""
+    value = dict(size).get(key) if size else None
+    return value if isinstance(value, int) else 0
 
 
 def processor_steps(processor: Any) -> tuple[tuple[str, str], ...]:

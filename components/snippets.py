@@ -365,7 +365,7 @@ top_k = $top_k
 # Turned as the camera says, and what is transparent on white.
 image = ImageOps.exif_transpose(Image.open(picture)).convert("RGBA")
 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-
+$fit
 # Image processor: resized, cropped and normalised as the checkpoint wants it.
 processor = AutoImageProcessor.from_pretrained(checkpoint$revision)
 inputs = processor(images=image, return_tensors="pt")$cast
@@ -688,9 +688,20 @@ def heard_in(pieces: Sequence[Piece]) -> list[tuple[float, float, float]]:
     return [(p.window[0] / RATE, p.window[1] / RATE, p.done) for p in pieces if p.text]
 
 
-def image(where: Where, top_k: int) -> str:
-    """The likeliest labels of a picture with their probabilities."""
-    return _program(IMAGE, where, top_k=top_k, cast=_cast(where))
+def image(
+    where: Where, top_k: int, box: tuple[int, int, int, int] | None = None, factor: int = 1
+) -> str:
+    """The likeliest labels of a picture with their probabilities.
+
+    box, factor: what the app did with this one first, see `pictures.Fit`.
+    """
+    lines = []
+    if box:
+        lines += ["", "# Of so long a picture the app looks at the middle.", f"image = image.crop({box})"]
+    if factor > 1:
+        lines += ["", "# So large a picture would take gigabytes.", f"image = image.reduce({factor})"]
+    fit = "\n".join([*lines[1:], ""]) if lines else ""
+    return _program(IMAGE, where, top_k=top_k, cast=_cast(where), fit=fit and "\n" + fit)
 
 
 def _dtype(where: Where) -> str:

@@ -32,7 +32,7 @@ from components.inside_markup import (
 )
 from components.line import Line
 from components.models import Loaded, ModelManager, survives_out_of_memory
-from components.pictures import as_seen, data_uri, encoded, processor_steps, read_picture
+from components.pictures import as_seen, data_uri, encoded, fit, fitted, processor_steps, read_picture
 from components.progress import Report, Stopped, never, unreported
 from components.saliency import Maps
 from components.wheels import EFFICIENTNET
@@ -60,6 +60,11 @@ MAPS = {
     "rollout": "Attention is followed through the layers, back to the patches.",
     "Grad-CAM": "The last feature map is weighted by how much it matters for a label.",
 }
+MOST_ATTENTION = 500_000_000  # bytes of the attention of all layers and heads
+TOO_MANY = (
+    "There is no map of this picture: attention among {count:,} patches, in every layer and head, would take "
+    "{size:.1f} GB. A picture that is less long has fewer."
+)
 NO_MAP = (
     "There is no map for this architecture. Attention rollout needs attention among all patches in every "
     "layer, Grad-CAM a last feature map that the head reads; {name} has neither."
@@ -104,7 +109,7 @@ def validate(path: str | None, top_k: float | None, most_megapixels: float) -> t
 
 def preprocess(image: Image.Image, processor: Any) -> torch.Tensor:
     """Resized, cropped and normalised as the checkpoint wants it: `[1, 3, height, width]`."""
-    return processor(images=image, return_tensors="pt")["pixel_values"]
+    return processor(images=fitted(image, processor), return_tensors="pt")["pixel_values"]
 
 
 def forward(pixels: torch.Tensor, loaded: Loaded) -> torch.Tensor:
@@ -160,7 +165,8 @@ def run(
         together = min(batch, MOST_ON_CPU) if loaded.device.type == "cpu" else batch
         (logits,) = loaded.share(joint)([preprocess(image, loaded.processor)], stopped, together)
         scores = postprocess(logits, most, loaded.model.config)
-        remarks = (f"The picture has {image.width} × {image.height} pixels.",)
+        said = fit(image.size, loaded.processor).words
+        remarks = (f"The picture has {image.width} × {image.height} pixels.", *(f"{one}." for one in said))
         return Result(scores, status_of(loaded, started, remarks))
 
 
@@ -180,7 +186,8 @@ class Inside:
     size: its width and height; steps: of the image processor; pixels, hidden: shapes of what goes into the
     model and of its last hidden states; picture: what it saw, `[height, width, 3]` bytes; grid: rows and
     columns of patches, where the hidden states stand for patches; patch: height and width of one; labels,
-    logits, probabilities: in the order of the classes; maps: where it looked, if that can be told.
+    logits, probabilities: in the order of the classes; maps: where it looked, if that can be told; no_map:
+    why it cannot.
     """
 
     size: tuple[int, int]
@@ -195,6 +202,7 @@ class Inside:
     logits: tuple[float, ...]
     probabilities: tuple[float, ...]
     maps: Maps | None
+    no_map: str = ""
 
 
 @dataclass(frozen=True)
@@ -220,7 +228,10 @@ def look_inside(ran: Ran, models: ModelManager, most_megapixels: float = 50) -> 
         config, pixels = loaded.model.config, preprocess(image, loaded.processor)
         architecture = inside.architecture(loaded)
         attends = architecture.family != "convolutional"
+        size = attention_bytes(pixels, config) if attends else 0
         watch = pass_with_attentions if attends else pass_with_gradients
+        if size > MOST_ATTENTION:
+            watch = pass_with_states
         seen = loaded.compute(lambda: watch(pixels, loaded))
         if attends and seen.hidden is not None and seen.hidden.ndim == 4:
             # Attention and convolutions in one, such as MobileViT.
@@ -229,9 +240,13 @@ def look_inside(ran: Ran, models: ModelManager, most_megapixels: float = 50) -> 
         patch = patch_size(config)
         grid = patches(seen, pixels, patch)
         labels = tuple(str(config.id2label[i]) for i in range(len(seen.logits)))
+        no_map = NO_MAP.format(name=architecture.name)
+        if size > MOST_ATTENTION and grid:
+            no_map = TOO_MANY.format(count=grid[0] * grid[1], size=size / 1e9)
         return Inside(
             size=image.size,
-            steps=processor_steps(loaded.processor),
+            steps=tuple(("first", one) for one in fit(image.size, loaded.processor).words)
+            + processor_steps(loaded.processor),
             pixels=inside.axes(pixels, "batch", "channels", "height", "width"),
             picture=picture,
             architecture=architecture,
@@ -242,6 +257,7 @@ def look_inside(ran: Ran, models: ModelManager, most_megapixels: float = 50) -> 
             logits=tuple(seen.logits.tolist()),
             probabilities=tuple(seen.logits.softmax(-1).tolist()),
             maps=maps_of(seen, grid, labels, encoded(picture, "jpeg")),
+            no_map=no_map,
         )
 
 
@@ -258,6 +274,24 @@ def pass_with_attentions(pixels: torch.Tensor, loaded: Loaded) -> Pass:
         hidden[0].float().cpu() if hidden else None,
         tuple(layer[0].float().cpu() for layer in layers) if everywhere else (),
     )
+
+
+def pass_with_states(pixels: torch.Tensor, loaded: Loaded) -> Pass:
+    """Without the attention, where that of so many patches takes too much memory, on the device's turn."""
+    import torch
+
+    with torch.inference_mode(), hidden_of(loaded.model) as hidden:
+        output = loaded.model(pixel_values=pixels.to(loaded.device, loaded.dtype))
+    return Pass(output.logits[0].float().cpu(), hidden[0].float().cpu() if hidden else None)
+
+
+def attention_bytes(pixels: torch.Tensor, config: Any) -> int:
+    """What the attention among all patches takes, in every layer and head, in float32; 0 if not known."""
+    patch, vision = patch_size(config), getattr(config, "vision_config", config)
+    heads, layers = (getattr(vision, name, None) for name in ("num_attention_heads", "num_hidden_layers"))
+    if patch is None or not isinstance(heads, int) or not isinstance(layers, int):
+        return 0
+    return 4 * layers * heads * ((pixels.shape[-2] // patch[0]) * (pixels.shape[-1] // patch[1])) ** 2
 
 
 def pass_with_gradients(pixels: torch.Tensor, loaded: Loaded) -> Pass:
@@ -373,7 +407,7 @@ def draw_inside(seen: Inside) -> str:
         + number_table(("label", "class", "logit"), rows),
         to_probabilities_table(seen.labels, seen.logits, seen.probabilities, sigmoid=False)
         + sentence("id2label in the checkpoint's configuration names the classes."),
-        sentence(MAPS[seen.maps.kind] if seen.maps else NO_MAP.format(name=seen.architecture.name)),
+        sentence(MAPS[seen.maps.kind] if seen.maps else seen.no_map),
         titles=STATIONS,
     )
 
@@ -392,10 +426,12 @@ def _draw_hidden(seen: Inside) -> str:
     return hidden_states(seen.hidden) + (sentence(features) if len(sizes) == 4 else "")
 
 
-def code(ran: Ran, models: ModelManager, public: bool) -> str:
+def code(ran: Ran, models: ModelManager, public: bool, most_megapixels: float = 50) -> str:
     """The program that names what is in a picture likewise."""
+    image, _ = validate(ran.path, ran.top_k, most_megapixels)
     with models.use(OFFER, ran.checkpoint) as loaded:
-        return snippets.image(snippets.place_of(loaded, public), ran.top_k)
+        done = fit(image.size, loaded.processor)
+        return snippets.image(snippets.place_of(loaded, public), ran.top_k, done.box, done.factor)
 
 
 def beside(
@@ -477,7 +513,8 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
     # In the browser alone, and for the whole page: what a map is drawn into may be made anew.
     opacity.change(None, opacity, None, js=SET_OPACITY, **ui.QUIET)
 
-    page.code(lambda ran: code(ran, models, settings.exposed), ran)
+    limit = settings.max_image_megapixels
+    page.code(lambda ran: code(ran, models, settings.exposed, limit), ran)
 
     def classify_image(
         image: str, top_k: int = TOP_K, checkpoint: str = "auto", stopped: Stopped = never

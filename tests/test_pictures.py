@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.errors import InputError
+from components import pictures
+from components.errors import CheckpointError, InputError
 from components.pictures import read_picture, to_rgb
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
@@ -268,3 +271,166 @@ def test_a_picture_a_little_too_large_is_not_said_to_have_the_limit(tmp_path):
 
 def test_to_rgb_leaves_rgb_as_it_is():
     assert np.array_equal(np.asarray(to_rgb(halves())), np.asarray(halves()))
+
+
+# What becomes of a picture in an image processor
+
+
+@pytest.fixture(scope="module")
+def processors() -> dict[str, Any]:
+    """One of each way to make a picture as large as a model takes it."""
+    from transformers import (
+        BitImageProcessorPil,
+        ConvNextImageProcessorPil,
+        LevitImageProcessorPil,
+        PerceiverImageProcessorPil,
+        Siglip2ImageProcessorPil,
+        TextNetImageProcessorPil,
+        ViTImageProcessorPil,
+    )
+
+    square = {"height": 224, "width": 224}
+    return {
+        "shortest edge, cropped": BitImageProcessorPil(size={"shortest_edge": 256}, crop_size=square),
+        "shortest edge": BitImageProcessorPil(size={"shortest_edge": 384}, do_center_crop=False),
+        "shortest edge, in steps": TextNetImageProcessorPil(),
+        "shortest edge, a large one": ViTImageProcessorPil(size={"shortest_edge": 1400}),
+        "shortest edge over a share": ConvNextImageProcessorPil(size={"shortest_edge": 224}, crop_pct=0.5),
+        "shortest edge times a ratio": LevitImageProcessorPil(),
+        "shortest and longest edge": ViTImageProcessorPil(size={"shortest_edge": 224, "longest_edge": 448}),
+        "fixed": ViTImageProcessorPil(),
+        "within, padded": ViTImageProcessorPil(
+            size={"max_height": 224, "max_width": 224}, do_pad=True, pad_size=square
+        ),
+        "patches": Siglip2ImageProcessorPil(),
+        "cropped first": PerceiverImageProcessorPil(),
+        "cropped only": BitImageProcessorPil(do_resize=False, crop_size=square),
+    }
+
+
+LONG = [(60_000, 1), (1, 60_000), (3_000, 1), (65_000, 700), (2, 9_000), (300, 299), (1, 1)]
+
+
+@pytest.mark.parametrize("size", LONG)
+def test_every_processor_makes_something_sane_of_a_picture_of_any_shape(processors, size):
+    picture = Image.new("L", size, 90).convert("RGB")
+    for name, processor in processors.items():
+        made = processor(images=pictures.fitted(picture, processor), return_tensors="np")["pixel_values"]
+        assert made.size <= 3 * 1.1 * pictures.MOST_KEPT, name
+        assert np.isfinite(made).all() and made.std() >= 0, name
+
+
+def test_the_middle_of_a_long_picture_is_what_the_processor_would_have_cropped(processors):
+    wide = Image.fromarray(np.random.default_rng(3).integers(0, 255, (20, 700, 3), dtype=np.uint8))
+    for turned in (wide, wide.transpose(Image.Transpose.ROTATE_90)):
+        processor = processors["shortest edge, cropped"]
+        whole = processor(images=turned, return_tensors="np")["pixel_values"]
+        fitted = pictures.fitted(turned, processor)
+        assert max(fitted.size) == 16 * min(fitted.size)
+        assert np.abs(processor(images=fitted, return_tensors="np")["pixel_values"] - whole).max() < 0.02
+
+
+def test_what_was_done_to_a_picture_is_said(processors):
+    of = processors["shortest edge, cropped"]
+    assert pictures.fit((640, 480), of) == pictures.Fit() and not pictures.Fit().words
+    assert pictures.fit((60_000, 10), of).words == ("Only the middle 160 × 10 pixels were looked at",)
+    assert pictures.fit((10, 60_000), of).box == (0, 29_920, 10, 30_080)
+    assert pictures.fit((7_000, 7_000), of).words == ("Scaled down to 1/2 of its width and height first",)
+
+
+def test_a_huge_picture_is_scaled_down_without_changing_what_is_seen(processors):
+    waves = np.sin(np.linspace(0, 9, 4_400))[:, None] + np.cos(np.linspace(0, 7, 4_400))
+    large = Image.fromarray((waves * 60 + 128).astype(np.uint8)).convert("RGB")
+    small = pictures.fitted(large, processors["fixed"])
+    assert small.size == (2_200, 2_200)
+    seen, whole = (processors["fixed"](images=one, return_tensors="np")["pixel_values"] for one in (small, large))
+    assert np.abs(seen - whole).max() < 0.02
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"size": {"shortest_edge": 30_000}},
+        {"size": {"height": 100_000, "width": 100}},
+        {"size": {"max_height": 9_000, "max_width": 9_000}},
+        {"do_center_crop": True, "crop_size": {"height": 5_000, "width": 5_000}},
+        {"do_pad": True, "pad_size": {"height": 3_000, "width": 3_000}},
+        {"size": {"shortest_edge": 224, "longest_edge": 30_000}},
+    ],
+)
+def test_a_checkpoint_that_wants_huge_pictures_is_refused(sizes):
+    from transformers import BitImageProcessorPil
+
+    with pytest.raises(CheckpointError, match="megapixels"):
+        pictures.fitted(halves(), BitImageProcessorPil(**{"do_center_crop": False, **sizes}))
+
+
+def test_many_patches_are_refused_too():
+    from transformers import Siglip2ImageProcessorPil
+
+    with pytest.raises(CheckpointError, match="megapixels"):
+        pictures.fitted(halves(), Siglip2ImageProcessorPil(max_num_patches=1_000_000))
+
+
+def test_a_picture_at_its_own_size_has_a_limit():
+    from transformers import BitImageProcessorPil
+
+    whole = BitImageProcessorPil(do_resize=False, do_center_crop=False)
+    assert pictures.fitted(halves(), whole).size == (40, 20)
+    with pytest.raises(InputError, match=r"2,500 × 2,000 pixels; at most 4 megapixels"):
+        pictures.fitted(Image.new("L", (2_500, 2_000)), whole)
+
+
+# Reads each picture and makes pixel values of it, and prints by how many MB the memory rose at the most.
+PEAK = """
+import sys
+from transformers import BitImageProcessorPil
+from PIL import Image
+from components.pictures import fitted, read_picture
+from demos.image import preprocess
+def memory(field):
+    lines = dict(line.split(":", 1) for line in open("/proc/self/status"))
+    return int(lines[field].split()[0]) / 1000
+processor = BitImageProcessorPil(size={"shortest_edge": 256}, crop_size={"height": 224, "width": 224})
+preprocess(Image.new("RGB", (300, 300)), processor)
+for path in sys.argv[1:]:
+    open("/proc/self/clear_refs", "w").write("5")  # the peak is counted anew
+    before = memory("VmRSS")
+    pixels = preprocess(read_picture(path), processor)
+    assert pixels.shape == (1, 3, 224, 224)
+    print(path, memory("VmHWM") - before)
+"""
+
+
+EDGE = 4_400  # pixels; above it all is in proportion, and takes longer
+
+
+def largest(folder: Path) -> list[Path]:
+    """Large pictures of the modes and states that take most; of one colour, so a few kilobytes."""
+    size, turned = (EDGE, EDGE), Image.Exif()
+    turned[0x0112] = 6
+    paths = [folder / name for name in ("60000x1.png", "LA.png", "I16.png", "F.tiff", "CMYK.jpg", "moving.webp")]
+    Image.new("RGB", (60_000, 1)).save(paths[0])
+    Image.new("LA", size).save(paths[1], compress_level=1)
+    Image.new("I;16", size).save(paths[2], compress_level=1)
+    Image.new("F", size).save(paths[3], compression="packbits")
+    Image.new("CMYK", size).save(paths[4], progressive=True, exif=turned)
+    frames = [Image.new("RGB", size, colour) for colour in (RED, BLUE)]
+    frames[0].save(paths[5], save_all=True, append_images=frames[1:], method=0)
+    return paths
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux counts a peak anew")
+def test_no_picture_up_to_the_limits_takes_a_gigabyte(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, *map(str, largest(tmp_path))],
+        cwd=Path(__file__).resolve().parent.parent,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    peaks = {Path(path).name: float(peak) for path, peak in map(str.split, done.stdout.splitlines())}
+    assert len(peaks) == 6
+    to_the_limit = 50e6 / EDGE**2  # all copies are as large as the picture
+    assert {name: peak for name, peak in peaks.items() if peak * to_the_limit > 900} == {}

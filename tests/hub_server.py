@@ -9,6 +9,7 @@ It can be told to misbehave (`fail_next`, `cut_at`, `delay`, `gone`) and writes 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import re
@@ -19,11 +20,11 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import parse_qs, unquote, urlsplit
 
 LARGE = 50_000  # bytes; larger files count as kept in Git LFS, whose etag is their SHA-256
-BLOCK = 16_384
+BLOCK = 65_536  # bytes of a body that are in memory at once
 
 API = re.compile(
     r"/api/models/(?P<repo>.+?)(/(?P<what>revision|tree|commits)/(?P<revision>[^/]+)(/(?P<path>.*))?)?"
@@ -320,17 +321,24 @@ class _Handler(BaseHTTPRequestHandler):
         self._file(path, headers)
 
     def _file(self, path: Path, headers: dict[str, str]) -> None:
-        body, start, status = path.read_bytes(), 0, 200
+        """A file from the disk, block by block: it may be larger than memory."""
+        size, start, status = path.stat().st_size, 0, 200
         wanted = re.fullmatch(r"bytes=(\d+)-", self.entry.range or "")
         if wanted and self.hub.ranges:
             start, status = int(wanted[1]), 206
-            if start >= len(body):
-                self._send(416, b"", {"Content-Range": f"bytes */{len(body)}"})
+            if start >= size:
+                self._send(416, b"", {"Content-Range": f"bytes */{size}"})
                 return
-            headers = headers | {"Content-Range": f"bytes {start}-{len(body) - 1}/{len(body)}"}
+            headers = headers | {"Content-Range": f"bytes {start}-{size - 1}/{size}"}
         cut = self.hub.next_cut() if self.command == "GET" and is_large(path) else None
-        stop = None if cut is None else max(int(len(body) * cut[0]) - start, 0)
-        self._send(status, body[start:], headers | {"Accept-Ranges": "bytes"}, stop)
+        stop = size - start if cut is None else max(int(size * cut[0]) - start, 0)
+        self._head(status, size - start, headers | {"Accept-Ranges": "bytes"})
+        if self.command == "GET":
+            with path.open("rb") as body:
+                body.seek(start)
+                self._body(body, stop)
+            if cut:  # the rest of what was promised never comes
+                self.close_connection = True
         if cut and cut[1]:
             self.hub.gone = True
 
@@ -342,26 +350,27 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.dumps({"error": message}).encode()
         self._send(status, body, {"Content-Type": "application/json"} | told | (headers or {}))
 
-    def _send(
-        self, status: int, body: bytes, headers: dict[str, str] | None = None, stop: int | None = None
-    ) -> None:
-        """stop: close the connection after so many bytes of the body."""
+    def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+        self._head(status, len(body), headers or {})
+        if self.command != "HEAD":
+            self._body(io.BytesIO(body), len(body))
+
+    def _head(self, status: int, length: int, headers: dict[str, str]) -> None:
         self.entry.status = status
         self.send_response(status)
-        for name, value in (headers or {}).items():
+        for name, value in headers.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Length", str(length))
         self.end_headers()
-        if self.command == "HEAD":
-            return
-        out = body[:stop]
+
+    def _body(self, body: BinaryIO, length: int) -> None:
+        """So many bytes of it, unless the client hangs up before."""
         try:
-            for at in range(0, len(out), BLOCK):
-                self.wfile.write(out[at : at + BLOCK])
-                self.entry.sent += len(out[at : at + BLOCK])
+            while length > 0 and (block := body.read(min(BLOCK, length))):
+                self.wfile.write(block)
+                self.entry.sent += len(block)
+                length -= len(block)
         except ConnectionError:
-            self.close_connection = True
-        if stop is not None:
             self.close_connection = True
 
 
@@ -380,10 +389,10 @@ def etag(path: Path) -> str:
 
 @lru_cache(maxsize=1000)
 def _etag(path: Path, _changed: int, size: int) -> str:
-    content = path.read_bytes()
     if size > LARGE:
-        return hashlib.sha256(content).hexdigest()
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+        with path.open("rb") as content:
+            return hashlib.file_digest(content, "sha256").hexdigest()
+    return hashlib.sha1(b"blob %d\0" % size + path.read_bytes()).hexdigest()
 
 
 def commit(folder: Path) -> str:
@@ -414,9 +423,9 @@ def parameters(folder: Path) -> dict[str, int]:
         else set(json.loads(index.read_text())["weight_map"].values())
     )
     for path in (folder / name for name in names if (folder / name).is_file()):
-        content = path.read_bytes()
-        length = struct.unpack("<Q", content[:8])[0]
-        for name, tensor in json.loads(content[8 : 8 + length]).items():
+        with path.open("rb") as content:
+            header = content.read(*struct.unpack("<Q", content.read(8)))
+        for name, tensor in json.loads(header).items():
             if name != "__metadata__":
                 counts[tensor["dtype"]] = counts.get(tensor["dtype"], 0) + math.prod(tensor["shape"])
     return counts

@@ -26,8 +26,11 @@ MOST_TOKENS = 20  # after the prompt: half of the decoder's positions
 LINES = ["the quick brown fox jumps over the lazy dog", "le renard brun saute par-dessus le chien", "one two"]
 
 
-def tokenizer(codes: tuple[str, ...]) -> WhisperTokenizer:
-    """A byte-level tokenizer with Whisper's special tokens in Whisper's order."""
+def tokenizer(codes: tuple[str, ...], size: int | None = None) -> WhisperTokenizer:
+    """A byte-level tokenizer with Whisper's special tokens in Whisper's order.
+
+    size: tokens before the special ones, filled up with some that no text leads to; None for those learnt.
+    """
     trainer = trainers.BpeTrainer(
         vocab_size=300, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
@@ -36,7 +39,11 @@ def tokenizer(codes: tuple[str, ...]) -> WhisperTokenizer:
     trained.train_from_iterator(LINES, trainer)
     bpe = json.loads(trained.to_str())["model"]
     merges = [tuple(merge) for merge in bpe["merges"]]
-    made = WhisperTokenizer(vocab=bpe["vocab"] | {"<|endoftext|>": len(bpe["vocab"])}, merges=merges)
+    vocabulary = dict(bpe["vocab"])
+    for i in range(len(vocabulary), size or 0):
+        vocabulary[f"<|fill-{i}|>"] = i
+    vocabulary["<|endoftext|>"] = len(vocabulary)
+    made = WhisperTokenizer(vocab=vocabulary, merges=merges)
     names = ["startoftranscript", *codes, "translate", "transcribe"]
     names += ["startoflm", "startofprev", "nospeech", "notimestamps"]
     specials = [AddedToken(f"<|{name}|>", special=True, normalized=False) for name in names]

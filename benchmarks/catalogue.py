@@ -220,11 +220,14 @@ def rows(only: Sequence[str] = (), small: bool = False, tell: Callable[[Row], No
     chosen = [pair for pair in offered() if not only or any(part in pair[1].repo_id for part in only)]
     for name in dict.fromkeys(source.repo_id for _, source in chosen):
         with tempfile.TemporaryDirectory(prefix="catalogue-") as place, HubServer() as hub:
-            folder = Path(place) / "repository"
-            repositories.make(facts[name], folder, small)
+            folder, known = Path(place) / "repository", facts[name]
+            repositories.make(known, folder, small)
             for tab, source in chosen:
                 if source.repo_id == name:
                     hub.add(name, folder, revision=source.revision)
+                    if known.is_converted and not hub.repositories[name].pull_requests:
+                        repositories.make(known, Path(place) / "converted", small, converted=True)
+                        hub.add_pull_request(name, Path(place) / "converted")
                     with tempfile.TemporaryDirectory(dir=place) as home:
                         done.append(measure(tab, source, hub, folder, Path(home)))
                     tell(done[-1])

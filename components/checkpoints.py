@@ -10,6 +10,7 @@ from typing import Any
 from components.errors import CheckpointError
 
 ROOT = Path(__file__).resolve().parent.parent
+SENTENCES = "sentence_transformers"
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ class Recipe:
     """How Transformers loads it: names of its Auto classes, and the attention implementation.
 
     model: the Auto class for the content of config.json; fits: what is wrong with a checkpoint of
-    that configuration for this task, in one sentence, or None.
+    that configuration for this task, in one sentence, or None. A repository of the hub in the layout of
+    sentence-transformers has SENTENCES in it as well: often that alone tells a sentence encoder.
     """
 
     task: str

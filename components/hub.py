@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from components import formats, pickles
-from components.checkpoints import Hub, Recipe
+from components.checkpoints import SENTENCES, Hub, Recipe
 from components.errors import CheckpointError, InputError
 from components.formats import TIMEOUT, Weights
 from components.progress import Alone, Progress, Report, together, unreported
@@ -207,7 +207,7 @@ def inspect(
         _check_names(hub, siblings)
         # By revision, not by commit: this is what makes the cache remember which commit the name stood for.
         config = _read(hub, download(filename="config.json", revision=hub.revision))
-        _check_config(hub, recipe, config)
+        _check_config(hub, recipe, config, POOLING in siblings)
         weights = formats.find(
             hub,
             commit,
@@ -253,7 +253,7 @@ def fetch(
     """
     folder, pickled = on_disk(hub, cache_dir), []
     if folder:
-        _check_config(hub, recipe, _read(hub, folder / "config.json"))
+        _check_config(hub, recipe, _read(hub, folder / "config.json"), (folder / POOLING).is_file())
         pickled = [path for path in formats.held(folder) if path.suffix == ".bin"]
         brought = False
     else:
@@ -458,8 +458,11 @@ def _check_names(hub: Hub, names: dict[str, RepoSibling]) -> None:
         )
 
 
-def _check_config(hub: Hub, recipe: Recipe, config: dict[str, Any]) -> None:
-    """Raise CheckpointError if a model of this config.json does not load or does not fit the task."""
+def _check_config(hub: Hub, recipe: Recipe, config: dict[str, Any], pooled: bool) -> None:
+    """Raise CheckpointError if a model of this config.json does not load or does not fit the task.
+
+    pooled: whether the repository says how sentences become vectors.
+    """
     from transformers import CONFIG_MAPPING
 
     kind = str(config.get("model_type"))
@@ -474,7 +477,7 @@ def _check_config(hub: Hub, recipe: Recipe, config: dict[str, Any]) -> None:
             f"The weights of {hub.repo_id} are quantized, which is not loaded here. "
             "Choose the same model without quantization."
         )
-    if problem := recipe.fits(config):
+    if problem := recipe.fits(config | {SENTENCES: True} if pooled else config):
         raise CheckpointError(f"{hub.repo_id} does not fit {recipe.task}: {problem}")
 
 

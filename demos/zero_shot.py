@@ -16,7 +16,7 @@ from components import answers, attribution, given, inside, inside_markup, marku
 from components.answers import About
 from components.attribution import Carried
 from components.batching import MOST, Batcher
-from components.checkpoints import Checkpoint, Hub, Offer, Recipe
+from components.checkpoints import SENTENCES, Checkpoint, Hub, Offer, Recipe
 from components.demo import Compared, Comparison, Demo, Status, notes, status_of
 from components.errors import InputError
 from components.inside import Architecture, Axis, Tokens
@@ -80,7 +80,8 @@ def _fits(config: dict[str, Any]) -> str | None:
     name = (config.get("architectures") or ["an unknown architecture"])[0]
     if name.endswith("ForSequenceClassification") and _entails(config.get("id2label")):
         return None
-    if name.endswith("Model") and config.get("model_type") in ENCODERS:
+    # Many sentence encoders still have the name of what they were made from, such as MPNetForMaskedLM.
+    if (name.endswith("Model") or SENTENCES in config) and config.get("model_type") in ENCODERS:
         return None
     return (
         f"it is {name}, and this tab needs a classifier with an entailment label, such as "

@@ -27,6 +27,8 @@ UNITS = {"Bytes": 1, "kB": 1_000, "MB": 1_000_000, "GB": 1_000_000_000}
 SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
 LARGE = 60_000  # bytes of a small repository's file that is large in the true one
 LABELS = ROOT / "checkpoints" / "imagenet-labels.txt"
+WIDE = 0.4  # standard deviation of the weights of small models, so that different inputs differ
+TASTE_FOR_ENDING = 4.6  # a translation is then about 5 tokens of a small model, 17 of a true one
 # What a configuration is cut down to, by the names that architectures have for these sizes.
 SIZES = {
     32: ("hidden_size", "d_model", "dim", "n_embd", "pooler_hidden_size"),
@@ -39,8 +41,9 @@ SHRUNK = {name: size for size, names in SIZES.items() for name in names} | {
     "hidden_sizes": [8, 16, 16, 32],
     "embedding_size": 8,
     "depths": [1, 1, 1, 1],
+    "initializer_range": WIDE,
+    "init_std": WIDE,
 }
-TASTE_FOR_ENDING = 2.0  # added to the logit of the token that ends a text: random weights never would
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,11 @@ class Facts:
     def weights(self) -> str:
         """The file that the app should take: safetensors where there are any."""
         return SAFETENSORS if SAFETENSORS in self.files else PICKLE
+
+    @property
+    def is_converted(self) -> bool:
+        """Whether the hub's bot offers safetensors of this very commit."""
+        return self.conversion is not None and self.conversion["base"] is True
 
 
 @cache
@@ -108,12 +116,16 @@ def configuration(known: Facts, small: bool = False) -> dict[str, Any]:
         config["id2label"] = {str(i): name for i, name in enumerate(names)}
         config["label2id"] = {name: i for i, name in enumerate(names)}
     if small:
-        config |= {name: size for name, size in SHRUNK.items() if name in config}
+        config |= {name: size for name, size in SHRUNK.items() if name in config or size == WIDE}
     return config
 
 
-def make(known: Facts, folder: Path, small: bool = False, shards: int = 1) -> None:
-    """Write a repository into an empty folder. shards: in how many files its weights are."""
+def make(known: Facts, folder: Path, small: bool = False, shards: int = 1, converted: bool = False) -> None:
+    """Write a repository into an empty folder.
+
+    shards: in how many files its weights are; converted: with what the hub's bot adds to it, the same weights
+    as safetensors.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     config = configuration(known, small)
     tokenizer = None
@@ -126,17 +138,12 @@ def make(known: Facts, folder: Path, small: bool = False, shards: int = 1) -> No
     for name, text in _settings(known, config, tokenizer).items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text)
-    _write_weights(known, folder, small, shards)
-    wanted = set(known.files) | (
-        {path.name for path in folder.glob("*-of-*")} | {f"{known.weights}.index.json"}
-    )
-    for path in list(folder.iterdir()):
-        if path.is_file() and (path.name not in wanted or (shards > 1 and path.name == known.weights)):
-            path.unlink()
-    for path_, length in known.files.items():
-        if shards > 1 and path_ == known.weights:
-            continue
-        _fill(folder / path_, length, small)
+    for path in [path for path in folder.iterdir() if path.is_file() and path.name not in known.files]:
+        path.unlink()
+    _write_weights(known, folder, small, shards, SAFETENSORS if converted else known.weights)
+    for name, length in known.files.items():
+        if shards == 1 or name != known.weights:
+            _fill(folder / name, length, small)
 
 
 def _tokens(config: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
@@ -240,7 +247,7 @@ def _whisper_generation(known: Facts, config: dict[str, Any], tokenizer: Any) ->
     return settings
 
 
-def _write_weights(known: Facts, folder: Path, small: bool, shards: int) -> None:
+def _write_weights(known: Facts, folder: Path, small: bool, shards: int, file: str) -> None:
     import torch
     import transformers
     from safetensors.torch import save_file
@@ -250,17 +257,17 @@ def _write_weights(known: Facts, folder: Path, small: bool, shards: int) -> None
     config = transformers.AutoConfig.from_pretrained(folder)
     model = getattr(transformers, known.model)(config).to(getattr(torch, known.dtype))
     _let_end(model)
-    tensors = _tensors(known, model, folder, small)
+    tensors = _tensors(known, model, folder, small, tied=file == PICKLE)
     del model
     parts = _parted(tensors, shards)
-    stem, _, suffix = known.weights.rpartition(".")
+    stem, _, suffix = file.rpartition(".")
     names = [f"{stem}-{i + 1:05}-of-{len(parts):05}.{suffix}" for i in range(len(parts))]
     if shards == 1:
-        names = [known.weights]
+        names = [file]
     else:
         places = {tensor: name for name, part in zip(names, parts, strict=True) for tensor in part}
         index = {"metadata": {}, "weight_map": places}
-        (folder / f"{known.weights}.index.json").write_text(json.dumps(index))
+        (folder / f"{file}.index.json").write_text(json.dumps(index))
     for name, part in zip(names, parts, strict=True):
         if suffix == "safetensors":
             save_file(part, folder / name, metadata={"format": "pt"})
@@ -269,17 +276,17 @@ def _write_weights(known: Facts, folder: Path, small: bool, shards: int) -> None
 
 
 def _let_end(model: Any) -> None:
-    """Give random weights a taste for ending."""
-    kind, end = model.config.model_type, getattr(model.config, "eos_token_id", None)
-    if kind == "marian":
+    """Raise the logit of the token that ends a text: random weights never would."""
+    end = getattr(model.config, "eos_token_id", None)
+    if model.config.model_type == "marian":
         model.final_logits_bias[0, end] = TASTE_FOR_ENDING
-    if kind == "whisper":
-        row = model.proj_out.weight[end].detach()
+    if model.config.model_type == "whisper":
+        row = model.get_output_embeddings().weight[end].detach()
         model.model.decoder.layer_norm.bias.data += TASTE_FOR_ENDING * row / (row @ row)
 
 
-def _tensors(known: Facts, model: Any, folder: Path, small: bool) -> dict[str, Any]:
-    """Its weights by the names that files have for them; in a pickle, tied ones under each of their names."""
+def _tensors(known: Facts, model: Any, folder: Path, small: bool, tied: bool) -> dict[str, Any]:
+    """Its weights by the names that files have for them; tied: those that share numbers under all names."""
     import torch
     from safetensors.torch import load_file
 
@@ -287,9 +294,9 @@ def _tensors(known: Facts, model: Any, folder: Path, small: bool) -> dict[str, A
     model.save_pretrained(saved, max_shard_size="100GB")
     tensors = load_file(saved / SAFETENSORS)
     shutil.rmtree(saved)
-    if known.weights == PICKLE:
-        tied = getattr(model, "_tied_weights_keys", None) or {}
-        tensors |= {name: tensors[of] for name, of in dict(tied).items() if of in tensors}
+    if tied:
+        names = dict(getattr(model, "_tied_weights_keys", None) or {})
+        tensors |= {name: tensors[of] for name, of in names.items() if of in tensors}
     if known.old_norms:
         tensors = {_old(name): tensor for name, tensor in tensors.items()}
     for name, shape in known.extra.items():

@@ -1,38 +1,72 @@
-"""Repositories in the form that the hub has them in: the facts, the makers, and what is fetched of each."""
+"""Repositories in the form that the hub has them in: what is known of each, and what the app makes of it."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tracemalloc
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import transformers
 
 from benchmarks import catalogue
-from components.checkpoints import Hub, Recipe
-from components.hub import fetch
+from components.checkpoints import Checkpoint, Offer
+from components.hub import fetch, inspect
+from components.loading import load, weights_bytes
+from components.models import ModelManager
 from tests import repositories
-from tests.hub_server import HubServer, commit
-from tests.repositories import PICKLE, SAFETENSORS, Facts, facts
+from tests.hub_server import HubServer
+from tests.repositories import PICKLE, SAFETENSORS, ending, facts
 
-ANY = Recipe("sentiment", lambda config: "AutoModel", "AutoTokenizer", lambda config: None)
 NAMES = sorted(facts())
-BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+NUMBER = {"float32": 4, "float16": 2, "bfloat16": 2}  # bytes
+# One after the other, for each form: the others are alike.
+PICKLED = ("Helsinki-NLP/opus-mt-en-fr", "cardiffnlp/twitter-roberta-base-sentiment-latest")
+OFFERED = {source.repo_id: (tab, source) for tab, source in reversed(catalogue.offered())}
 
 
-# Facts
+@pytest.fixture(autouse=True)
+def without_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "no-token"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
+    """All that is offered, small, at the revisions that the tabs ask for."""
+    place = tmp_path_factory.mktemp("hub")
+    with HubServer() as server:
+        for name, (_, source) in OFFERED.items():
+            known, folder = facts()[name], place / name
+            repositories.make(known, folder, small=True)
+            server.add(name, folder, revision=source.revision)
+            if known.is_converted:
+                repositories.make(known, place / "converted" / name, small=True, converted=True)
+                server.add_pull_request(name, place / "converted" / name)
+        yield server
+
+
+def recipe(name: str) -> Any:
+    offers = catalogue.TABS[OFFERED[name][0]][1]
+    return next(o.recipe for o in offers if name in (o.course.name, *(one.name for one in o.alternatives)))
+
+
+def formats(names: Any) -> set[str]:
+    return {ending(name) for name in names} & set(catalogue.WEIGHTS)
+
+
+# What is known
 
 
 def test_there_are_facts_of_all_that_is_offered_and_of_nothing_else():
-    sources = [source for _, source in catalogue.offered()]
-    assert {source.repo_id for source in sources} == set(NAMES)
-    for source in sources:
-        if source.revision != "main":
-            assert facts()[source.repo_id].commit.startswith(source.revision)
+    assert set(OFFERED) == set(NAMES)
+    for name, (_, source) in OFFERED.items():
+        assert source.revision == "main" or facts()[name].commit.startswith(source.revision)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -40,36 +74,97 @@ def test_the_configuration_has_the_size_that_the_hub_states(name):
     known = facts()[name]
     config = transformers.AutoConfig.for_model(**repositories.configuration(known))
     with torch.device("meta"):
-        model = getattr(transformers, known.model)(config)
-    positions = [parameter for key, parameter in model.named_parameters() if "embed_positions" in key]
-    numbers = sum(parameter.numel() for parameter in model.parameters())
-    numbers += sum(
-        buffer.numel() for key, buffer in model.named_buffers() if key in model.state_dict() and positions is not None
-    )
-    stated = known.files[known.weights]
-    assert stated is not None
-    size = numbers * BYTES[known.dtype]
-    size += sum(torch.Size(shape).numel() * (8 if "position_ids" in key else BYTES[known.dtype])
-                for key, shape in known.extra.items())  # fmt: skip
-    # Rounded to three digits on the page; the file has its names as well.
-    assert size == pytest.approx(stated, rel=0.006)
+        state = getattr(transformers, known.model)(config).state_dict(keep_vars=True)
+    # Tied weights are one object under several names.
+    numbers = {id(tensor): tensor.numel() for tensor in state.values()}
+    size = sum(numbers.values()) * NUMBER[known.dtype]
+    for tensor, shape in known.extra.items():
+        size += torch.Size(shape).numel() * (8 if tensor.endswith("position_ids") else NUMBER[known.dtype])
+    # Rounded to three digits on the page, and the file has names as well.
+    assert size == pytest.approx(known.files[known.weights], rel=0.006)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_text_that_is_known_has_the_stated_length(name):
     known = facts()[name]
-    assert set(known.content) <= set(known.files)
     for path, text in known.content.items():
-        assert len(text) == known.files[path]
-        if path.endswith(".json"):
-            json.loads(text)
+        assert json.loads(text) and len(text) == known.files[path]
 
 
-def test_what_is_known_of_the_formats():
-    pickled = {name for name in NAMES if facts()[name].weights == PICKLE}
-    assert pickled == {
-        "cardiffnlp/twitter-roberta-base-sentiment-latest",
-        "facebook/convnext-tiny-224",
-        "facebook/deit-tiny-patch16-224",
-        *(f"Helsinki-NLP/opus-mt-{pair}" for pair in ("en-fr", "fr-en", "en-de", "de-en", "en-es")),
-    }
+# What is served
+
+
+def test_a_large_file_is_hashed_and_sent_block_by_block(tmp_path):
+    size = 400_000_000
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.truncate(size)
+    with HubServer() as server:
+        tracemalloc.start()
+        server.add("a/b", tmp_path)
+        url = f"{server.url}/a/b/resolve/main/model.safetensors"
+        request = urllib.request.Request(url, headers={"Range": f"bytes={size - 7}-"})
+        with urllib.request.urlopen(request) as answer:
+            assert (answer.status, answer.read()) == (206, bytes(7))
+        with urllib.request.urlopen(url) as answer:
+            assert answer.headers["Content-Length"] == str(size)
+            assert answer.read(10) == bytes(10)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < size / 40
+
+
+def test_a_repository_has_the_files_of_the_true_one(hub):
+    for name in NAMES:
+        known, (_, source) = facts()[name], OFFERED[name]
+        folder = hub.repositories[name].revisions[source.revision]
+        made = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+        assert made == set(known.files)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_would_be_fetched_of_each(hub, tmp_path, name):
+    _, source = OFFERED[name]
+    listing = inspect(source, recipe(name), endpoint=hub.url, cache_dir=tmp_path)
+    known = facts()[name]
+    wanted = ".safetensors" if SAFETENSORS in known.files or known.is_converted else ".bin"
+    assert formats(file.name for file in listing.files) == {wanted}
+    assert not any(file.name.startswith(("onnx/", "openvino/")) for file in listing.files)
+    assert not {"training_args.bin", "README.md", "map.jpeg"} & {file.name for file in listing.files}
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if facts()[n].weights == SAFETENSORS or n in PICKLED])
+def test_each_answers_in_its_tab(hub, tmp_path, name):
+    tab, source = OFFERED[name]
+
+    def choose(offer: Offer, choice: str) -> tuple[Checkpoint, str]:
+        return Checkpoint(choice, source, offer.recipe), ""
+
+    def brought(checkpoint: Checkpoint, report: Any) -> Path:
+        return fetch(source, checkpoint.recipe, report, endpoint=hub.url, cache_dir=tmp_path)
+
+    cpu = torch.device("cpu")
+    models = ModelManager(
+        choose,
+        brought,
+        lambda one, folder: load(one, folder, cpu, torch.float32),
+        weights_bytes,
+        lambda: 10**12,
+    )
+    run, _ = catalogue.TABS[tab]
+    # Random weights understand nothing of a recording, and what is unclear is left out.
+    assert run(name, models) or tab == "speech"
+    sent = {request.path for request in hub.requests(f"{name}/resolve/", "GET") if request.sent}
+    assert formats(sent) == {ending(facts()[name].weights)}
+
+
+@pytest.mark.parametrize("file", [SAFETENSORS, PICKLE])
+def test_shards_are_one_checkpoint(tmp_path, file):
+    names = {SAFETENSORS: "distilbert/distilbert-base-uncased", PICKLE: PICKLED[1]}
+    known = facts()[names[file]]
+    repositories.make(known, tmp_path / "folder", small=True, shards=3)
+    with HubServer({known.name: tmp_path / "folder"}) as server:
+        source, cache = OFFERED[known.name][1], tmp_path / "cache"
+        listing = inspect(source, recipe(known.name), endpoint=server.url, cache_dir=cache)
+    stem, _, suffix = file.rpartition(".")
+    fetched = {f.name for f in listing.files if f.name.startswith(stem) and f.name.endswith(suffix)}
+    assert fetched == {f"{stem}-{i:05}-of-00003.{suffix}" for i in (1, 2, 3)}

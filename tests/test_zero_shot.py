@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from components.checkpoints import SENTENCES
 from components.errors import Cancelled, InputError
 from demos import zero_shot
 from demos.zero_shot import TEMPLATE
@@ -350,6 +351,8 @@ ENTAILS = {"id2label": {0: "CONTRADICTION", 1: "NEUTRAL", 2: "ENTAILMENT"}}
         ),
         ({"architectures": ["BertModel"], "model_type": "bert"}, "AutoModel"),
         ({"architectures": ["MPNetModel"], "model_type": "mpnet"}, "AutoModel"),
+        ({"architectures": ["MPNetForMaskedLM"], "model_type": "mpnet", SENTENCES: True}, "AutoModel"),
+        ({"architectures": ["LlamaForCausalLM"], "model_type": "llama", SENTENCES: True}, None),
         ({"architectures": ["DistilBertForSequenceClassification"], "id2label": {0: "NEGATIVE"}}, None),
         ({"architectures": ["LlamaModel"], "model_type": "llama"}, None),
         ({"architectures": ["BertForMaskedLM"], "model_type": "bert"}, None),

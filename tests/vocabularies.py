@@ -109,7 +109,7 @@ def _word_pieces(count: int, lower: bool) -> tuple[str, ...]:
 
 
 @cache
-def _byte_pairs(count: int) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
+def _byte_pairs(count: int) -> tuple[tuple[str, ...], tuple[Any, ...]]:
     """Byte-level tokens and merges."""
     learner = Tokenizer(models.BPE())
     learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from components.captured import Capture, Steps, capturer, likeliest, told
 from components.matrices import quicken
 from components.models import Loaded
 from components.progress import Stopped, never
@@ -29,6 +31,7 @@ COLD = 1e-4  # below this temperature logits overflow, and only the likeliest to
 ABREAST = 32  # sequences that are written at the same time; further ones wait for room
 ROOM = 16_384  # tokens that the joint cache may hold; a longer text is written in steps of its own
 READ = 512  # tokens of a prompt that are read in one step
+READ_ON_ACCELERATOR = 2048  # likewise, where the launches take the time and not the tokens
 GROW = 64  # columns that the joint cache grows by, at least
 CACHES = ("past_key_values", "cache_params", "state")  # what architectures call theirs
 LENGTH_DEPENDENT = {"dynamic", "longrope"}  # rotary embeddings that change with the longest of a batch
@@ -98,9 +101,11 @@ class Request:
         self.processors = _processors(sampling)
         # Drawn on the CPU, so that a seed means the same on every device.
         self.source = None if sampling.greedy else torch.Generator().manual_seed(sampling.seed)
-        # Zeros, because what has ended may be computed on, and any number might be no token.
-        self.ids = torch.zeros(self.sequences, length + most, dtype=torch.long, device=input_ids.device)
+        # On the CPU, whatever the device. Zeros, because what has ended may be computed on, and any number
+        # might be no token.
+        self.ids = torch.zeros(self.sequences, length + most, dtype=torch.long)
         self.ids[:, :length] = input_ids
+        self.newest: list[int] = self.ids[:, length - 1].tolist()
         self.length = length  # of prompt and text so far
         self.running = list(range(self.sequences)) if most > 0 else []
         self.cache: Any = None  # its own, as long as it is in no joint one
@@ -116,31 +121,38 @@ class Request:
         """Tokens of each sequence when it is as long as it may get."""
         return self.ids.shape[1]
 
+    @property
+    def plain(self) -> bool:
+        """Whether the likeliest token is chosen."""
+        return self.source is None and not self.processors
+
     def choose(self, logits: torch.Tensor) -> torch.Tensor:
         """The next token of those that run `[running]`, from `[running, vocabulary]`."""
         import torch
 
         scores = logits
         if self.processors:
-            scores = self.processors(self.ids[self.running, : self.length], logits)
+            scores = self.processors(self.ids[self.running, : self.length].to(logits.device), logits)
         if self.source is None:
             return scores.argmax(-1)
-        shares = scores.softmax(-1).cpu()
+        shares = scores.softmax(-1)
+        # What has ended draws on, so that the others get the numbers that they would have got.
+        if shares.device.type != "cpu":
+            waits = torch.empty(self.sequences, shares.shape[1]).exponential_(generator=self.source)
+            return soonest(shares, waits[self.running])
         if len(self.running) < self.sequences:
-            # What has ended draws on, so that the others get the numbers that they would have got.
             running, shares = shares, torch.ones(self.sequences, shares.shape[1])
             shares[self.running] = running
-        drawn = torch.multinomial(shares, 1, generator=self.source)[self.running, 0]
-        return drawn.to(logits.device)
+        return torch.multinomial(shares, 1, generator=self.source)[self.running, 0]
 
-    def take(self, chosen: torch.Tensor, tokens: Sequence[Token]) -> None:
-        """The same tokens twice, for the model and for the visitor: one for each sequence that runs."""
-        self.ids[self.running, self.length] = chosen
-        self.length += 1
+    def take(self, tokens: Sequence[Token]) -> None:
+        """One for each sequence that runs."""
         step: Step = [None] * self.sequences
         for sequence, token in zip(self.running, tokens, strict=True):
+            self.ids[sequence, self.length] = self.newest[sequence] = token.id
             if token.id not in self.ends:
                 step[sequence] = token
+        self.length += 1
         self.running = [sequence for sequence in self.running if step[sequence] is not None]
         if self.length == self.total:
             self.running = []
@@ -150,6 +162,14 @@ class Request:
         """This visitor's text ends here, in that error."""
         self.running, self.cache = [], None
         self.ready.append(error)
+
+
+def soonest(shares: torch.Tensor, waits: torch.Tensor) -> torch.Tensor:
+    """Draw a token of each row of `[rows, vocabulary]`, without waiting for the device.
+
+    waits: exponentially distributed numbers of the CPU; torch.multinomial draws with the same there.
+    """
+    return (shares / waits.to(shares.device)).argmax(-1)
 
 
 def _processors(sampling: Sampling) -> Any:
@@ -177,10 +197,13 @@ def _processors(sampling: Sampling) -> Any:
 class Engine:
     """Writes for all visitors of one loaded model.
 
-    abreast: sequences that are written at the same time; room: tokens that the joint cache may hold.
+    abreast: sequences that are written at the same time; room: tokens that the joint cache may hold;
+    capture: how steps are captured, where not as on that device.
     """
 
-    def __init__(self, loaded: Loaded, abreast: int = ABREAST, room: int = ROOM) -> None:
+    def __init__(
+        self, loaded: Loaded, abreast: int = ABREAST, room: int = ROOM, capture: Capture | None = None
+    ) -> None:
         self._loaded, self._abreast, self._room = loaded, abreast, room
         quicken(loaded.model)
         # Logits of the last position are enough; not every architecture can leave out the others.
@@ -192,9 +215,21 @@ class Engine:
         self._at_work = False
         self._waiting: deque[Request] = deque()
         self._reading: deque[Request] = deque()
-        self._joint = Joint()
+        capture = capture or capturer(loaded.device)
+        steps = Steps(loaded.model, capture, loaded.left, self._last_only) if capture else None
+        self._joint = Joint(steps if self._can_join else None)
         self._alone: deque[Request] = deque()
         self._read_last = self._joint_last = False
+
+    @property
+    def kept_bytes(self) -> int:
+        """On the device, while nobody writes."""
+        return self._joint.captured.bytes() if self._joint.captured else 0
+
+    @property
+    def _part(self) -> int:
+        """Tokens of prompts that are read in one step."""
+        return READ if self._loaded.device.type == "cpu" else READ_ON_ACCELERATOR
 
     def write(self, request: Request) -> Iterator[Step]:
         """The steps of a request, done by this visitor's thread or by another's."""
@@ -283,7 +318,7 @@ class Engine:
         try:
             # Once for all sequences of a prompt, where their caches can be copied.
             rows = request.prompt if self._can_join else request.prompt.expand(request.sequences, -1)
-            until = request.read + READ if self._can_join else rows.shape[1]
+            until = request.read + self._part if self._can_join else rows.shape[1]
             logits = self._forward(request, rows[:, request.read : until])
         except Exception as error:
             request.fail(error)
@@ -297,7 +332,7 @@ class Engine:
     def _short(self, requests: Sequence[Request]) -> bool:
         """Whether these prompts may be read in one step; filled up to the longest they are so many tokens."""
         alike = self._can_join and not any(request.read or request.apart for request in requests)
-        return alike and len(requests) * max(request.length for request in requests) <= READ
+        return alike and len(requests) * max(request.length for request in requests) <= self._part
 
     def _forward_prompts(self, requests: list[Request]) -> list[torch.Tensor]:
         """Whole prompts -> the last logits of each `[1, vocabulary]`, and a cache for each."""
@@ -311,7 +346,8 @@ class Engine:
         options = {"logits_to_keep": torch.tensor(kept, device=tokens.device)} if self._last_only else {}
         output = self._loaded.model(input_ids=tokens, use_cache=True, **options)
         for row, request in enumerate(requests):
-            request.cache = _cut(output.past_key_values.layers, [row], request.length)
+            # No copy: that is made when it joins the others or grows.
+            request.cache = _own(output.past_key_values.layers, slice(row, row + 1), request.length)
         return [output.logits[row, kept.index(end)][None] for row, end in enumerate(ends)]
 
     def _begin(self, request: Request, logits: torch.Tensor) -> None:
@@ -331,9 +367,12 @@ class Engine:
 
     def _step_alone(self) -> None:
         """The next token of the request whose turn it is, in a cache of its own."""
+        import torch
+
         request = self._alone.popleft()
         try:
-            logits = self._forward(request, request.ids[request.cached, request.length - 1 :][:, :1])
+            newest = torch.tensor([[request.newest[one]] for one in request.cached])
+            logits = self._forward(request, newest.to(self._loaded.device))
             _hand_out(logits, [(request, [request.cached.index(one) for one in request.running])])
         except Exception as error:
             request.fail(error)
@@ -361,7 +400,7 @@ class Engine:
         if request.cache is not None:
             named[request.cache_name] = request.cache
         elif request.read:  # an architecture without a cache reads everything again
-            tokens = request.ids[:, : request.length]
+            tokens = request.ids[:, : request.length].to(self._loaded.device)
         output = self._loaded.model(input_ids=tokens, use_cache=True, **named, **self._last_only)
         for name in CACHES:
             if output.get(name) is not None:
@@ -374,30 +413,47 @@ class Joint:
 
     Each sequence has a row, filled from the left; a step puts its new token behind each row's last one.
     So who joins or leaves moves nobody else. Columns that a row has not filled are masked.
+    captured: does the steps where they are captured, with keys and values in memory of its own.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, captured: Steps | None = None) -> None:
+        self.captured = captured
         self.requests: list[Request] = []
+        self._joining: list[Request] = []  # those of them that have no rows yet
         self._rows: list[tuple[Request, int]] = []  # request and its sequence, row by row
         self._cache: Any = None
         self._filled: list[int] = []  # columns, row by row
+        self._placed = False  # the cache is where captured steps have it
 
     def takes(self, request: Request, room: int) -> bool:
         """Whether it can be written here, and the cache stays within so many tokens to the end."""
         columns = max(one.total for one in (request, *self.requests))
-        return _is_plain(request) and (len(self._rows) + request.sequences) * columns <= room
+        rows = len(self._rows) + sum(len(one.running) for one in self._joining)
+        return _is_plain(request) and (rows + request.sequences) * columns <= room
 
     def join(self, request: Request) -> None:
+        """Have it in the next step: its visitor has the first token before its cache is copied."""
+        self.requests.append(request)
+        self._joining.append(request)
+
+    def _take_in(self, request: Request) -> None:
         """Copy the keys and values of a prompt into rows for the sequences that run."""
         columns = request.length - 1
         first, last = len(self._rows), len(self._rows) + len(request.running)
+        layers = request.cache.layers
         if self._cache is None:
-            self._cache = _slots(len(request.cache.layers))
-        for layer, prompt in zip(self._cache.layers, request.cache.layers, strict=True):
-            layer.reserve(last, columns + 1, prompt)
-            layer.keys[first:last, :, :columns] = prompt.keys
-            layer.values[first:last, :, :columns] = prompt.values
-        self.requests.append(request)
+            self._cache, self._placed = _slots(len(layers)), self.captured is not None
+        if self.captured and self._placed:
+            longest = max(one.total for one in self.requests)
+            self._placed = self.captured.place(last, longest, layers, first)
+        if self.captured and self._placed:
+            self.captured.lend(self._cache.layers)
+            self.captured.write(first, last, layers)
+        else:
+            for layer, prompt in zip(self._cache.layers, layers, strict=True):
+                layer.reserve(last, columns + 1, prompt)
+                layer.keys[first:last, :, :columns] = prompt.keys
+                layer.values[first:last, :, :columns] = prompt.values
         self._rows += [(request, sequence) for sequence in request.running]
         self._filled += [columns] * len(request.running)
         request.cache = None
@@ -413,21 +469,43 @@ class Joint:
                     continue
                 end = self._rows.pop()
                 columns = self._filled.pop()
-                if row < len(self._rows):
-                    self._rows[row], self._filled[row] = end, columns
+                if row == len(self._rows):
+                    continue
+                self._rows[row], self._filled[row] = end, columns
+                if self.captured and self._placed:
+                    self.captured.move(len(self._rows), row)
+                else:
                     for layer in self._cache.layers:
                         layer.keys[row, :, :columns] = layer.keys[len(self._rows), :, :columns]
                         layer.values[row, :, :columns] = layer.values[len(self._rows), :, :columns]
         self.requests = [request for request in self.requests if request.running]
-        if not self.requests:
+        self._joining = [request for request in self._joining if request.running]
+        if not self._rows:
             self._cache = None
+            if self.captured:
+                self.captured.leave()
 
     def step(self, model: Any, options: dict[str, Any]) -> None:
         """The next token of all rows. Where it fails, it can be done again."""
+        while self._joining:
+            self._take_in(self._joining[0])
+            del self._joining[0]
+        tokens = [request.newest[sequence] for request, sequence in self._rows]
+        best = None
+        if self.captured and self._placed:
+            logits, best = self.captured.step(
+                tokens, self._filled, lambda: self._forward(model, options, tokens)
+            )
+        else:
+            logits = self._forward(model, options, tokens)
+        _hand_out(logits, [(request, self._rows_of(request)) for request in self.requests], best)
+        self._filled = [columns + 1 for columns in self._filled]
+
+    def _forward(self, model: Any, options: dict[str, Any], newest: list[int]) -> torch.Tensor:
+        """Each row reads its newest token: logits `[rows, vocabulary]`."""
         import torch
 
-        newest = [request.ids[sequence, request.length - 1] for request, sequence in self._rows]
-        tokens = torch.stack(newest)[:, None]
+        tokens = torch.tensor(newest, device=model.device)[:, None]
         positions = torch.tensor(self._filled, device=tokens.device)
         columns = max(self._filled)
         level = min(self._filled) == columns
@@ -445,21 +523,26 @@ class Joint:
             use_cache=True,
             **options,
         )
-        _hand_out(output.logits[:, -1], [(request, self._rows_of(request)) for request in self.requests])
-        self._filled = [columns + 1 for columns in self._filled]
+        return output.logits[:, -1]
 
     def apart(self) -> list[Request]:
         """All requests that can be given a cache of their own; no longer here."""
         alone = []
         for request in self.requests:
-            rows = self._rows_of(request)
             try:
-                request.cache = _cut(self._cache.layers, rows, self._filled[rows[0]])
-                request.cached = list(request.running)
+                if request in self._joining:
+                    request.cache.batch_repeat_interleave(request.sequences)
+                else:
+                    rows = self._rows_of(request)
+                    request.cache = _cut(self._cache.layers, rows, self._filled[rows[0]])
+                    request.cached = list(request.running)
                 alone.append(request)
             except Exception as error:
                 request.fail(error)
         self.requests, self._rows, self._filled, self._cache = [], [], [], None
+        self._joining = []
+        if self.captured:
+            self.captured.leave()
         return alone
 
     def _rows_of(self, request: Request) -> list[int]:
@@ -468,29 +551,59 @@ class Joint:
         return [rows[sequence] for sequence in request.running]
 
 
-def _hand_out(logits: torch.Tensor, asked: Sequence[tuple[Request, list[int]]]) -> None:
-    """Have each request choose from its rows of `[rows, vocabulary]`; an error there is its own alone."""
+def _hand_out(
+    logits: torch.Tensor, asked: Sequence[tuple[Request, list[int]]], best: torch.Tensor | None = None
+) -> None:
+    """Have each request choose from its rows of `[rows, vocabulary]`; an error there is its own alone.
+
+    best: `likeliest` of the logits, where it is known.
+    """
     import torch
 
     logits = logits.float()
-    likeliest = logits.argmax(-1)
-    took: list[tuple[Request, torch.Tensor]] = []
-    theirs: list[int] = []
+    # What is chosen comes to the host at once, because each time it waits for all that the device does.
+    answers = [likeliest(logits) if best is None else best]
+    at = len(logits)
+    took: list[tuple[Request, Sequence[int]]] = []
     for request, rows in asked:
         try:
-            plain = request.source is None and not request.processors
-            took.append((request, likeliest[rows] if plain else request.choose(logits[rows])))
-            theirs += rows
+            if not request.plain:
+                chosen = request.choose(_some(logits, rows))
+                answers.append(told(_some(logits, rows), chosen))
+                took.append((request, range(at, at + len(rows))))
+                at += len(rows)
+            else:
+                took.append((request, rows))
         except Exception as error:
             request.fail(error)
     if not took:
         return
-    ids = torch.cat([chosen for _, chosen in took])
-    surely = (logits[theirs, ids] - logits.logsumexp(-1)[theirs]).exp()
-    tokens = [Token(*pair) for pair in zip(ids.tolist(), surely.tolist(), strict=True)]
-    for request, chosen in took:
-        request.take(chosen, tokens[: len(chosen)])
-        tokens = tokens[len(chosen) :]
+    ids, surely = torch.cat(answers, 1).tolist()
+    for request, places in took:
+        tokens = [Token(int(ids[place]), surely[place]) for place in places]
+        if request.source and any(math.isnan(token.probability) for token in tokens):
+            request.fail(RuntimeError("there are probabilities that are nan, and nothing can be drawn"))
+        else:
+            request.take(tokens)
+
+
+def _some(logits: torch.Tensor, rows: list[int]) -> torch.Tensor:
+    """These rows; where they lie together, their numbers need not go to the device."""
+    together = slice(rows[0], rows[0] + len(rows))
+    return logits[together] if rows == list(range(together.start, together.stop)) else logits[rows]
+
+
+def _own(layers: Sequence[Any], rows: slice, columns: int) -> Any:
+    """A cache of its own with a view of these rows."""
+    from transformers.cache_utils import DynamicCache, DynamicLayer
+
+    own: Any = DynamicCache()
+    for layer in layers:
+        view: Any = DynamicLayer()
+        view.keys, view.values = layer.keys[rows, :, :columns], layer.values[rows, :, :columns]
+        view.dtype, view.device, view.is_initialized = layer.dtype, layer.device, True
+        own.layers.append(view)
+    return own
 
 
 def _cut(layers: Sequence[Any], rows: list[int], columns: int) -> Any:

@@ -16,12 +16,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from components.checkpoints import Checkpoint, Offer
-from components.device import release_memory
+from components.device import UNLIMITED, release_memory
 from components.errors import Cancelled, DemoError, ModelLoadError, OutOfMemory
 from components.progress import Progress, Report, Stopped, never, unreported
 from components.turns import Turns
@@ -72,12 +72,19 @@ class Loaded:
     # Fast tokenizers keep truncation and padding as state: one thread at a time may set them.
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
     turns: Turns = field(default_factory=Turns, repr=False, compare=False)  # those of the device
+    # Bytes that may be taken on the device now beside the weights, and stay taken.
+    left: Callable[[], int] = field(default=lambda: UNLIMITED, repr=False, compare=False)
     _shared: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def precision(self) -> str:
         """What its weights are kept in: "float32", "float16", or "int8"."""
         return "int8" if self.quantized else str(self.dtype).removeprefix("torch.")
+
+    @property
+    def kept(self) -> int:
+        """Bytes on the device beside the weights, of what stays with the model for its next visitors."""
+        return sum(getattr(one, "kept_bytes", 0) for one in tuple(self._shared.values()))
 
     def compute(self, step: Callable[[], T]) -> T:
         """What `step()` gives on this visitor's turn on the device, in inference mode. It should be short."""
@@ -543,7 +550,7 @@ class ModelManager:
     def _keep(self, key: _Key, slot: _Slot, loaded: Loaded) -> None:
         with self._changed:
             turns = self._turns.setdefault(str(loaded.device), Turns())
-            slot.loaded = replace(loaded, turns=turns)
+            slot.loaded = replace(loaded, turns=turns, left=partial(self._left, slot.on_cpu))
             slot.fresh, slot.last_used = True, self._clock()
             self._counts.setdefault(key, _Counts()).loads += 1
             self._changed.notify_all()
@@ -563,11 +570,18 @@ class ModelManager:
         budget = (
             self._measured.setdefault(on_cpu, int(SHARE * free)) if self._budget is None else self._budget
         )
-        held = [(slot, slot.loaded.bytes) for _, slot in self._counted(on_cpu) if slot.loaded]
-        in_all = sum(_with_reserve(size) for _, size in held)
-        to_go = sum(_with_reserve(size) for slot, size in held if slot.idle)
-        gained = sum(size for slot, size in held if slot.idle and slot.on_cpu == on_cpu)
+        held = [
+            (slot, slot.loaded.bytes, slot.loaded.kept) for _, slot in self._counted(on_cpu) if slot.loaded
+        ]
+        in_all = sum(_with_reserve(size) + kept for _, size, kept in held)
+        to_go = sum(_with_reserve(size) + kept for slot, size, kept in held if slot.idle)
+        gained = sum(size + kept for slot, size, kept in held if slot.idle and slot.on_cpu == on_cpu)
         return min(free, budget - in_all), min(free + gained, budget - in_all + to_go)
+
+    def _left(self, on_cpu: bool) -> int:
+        """Bytes that a model there may take now beside its weights, without any other going for it."""
+        with self._changed:
+            return max(0, self._room(on_cpu)[0])
 
     def _counted(self, on_cpu: bool) -> list[tuple[_Key, _Slot]]:
         """What shares the budget of that place: a given one is for everything, a measured one for itself."""

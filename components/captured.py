@@ -114,9 +114,15 @@ def _watch() -> Any:
     from torch.utils._pytree import tree_leaves
 
     aten = torch.ops.aten
-    reads = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
-    more_reads = {aten.item, aten.is_nonzero, aten.equal, aten.allclose}
+    reading = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+    more_reading = {aten.item, aten.is_nonzero, aten.equal, aten.allclose}
+    indexing = {aten.index, aten.index_put, aten.index_put_}
     draws = torch.Tag.nondeterministic_seeded
+
+    def reads(func: Any, args: Any) -> bool:
+        if func.overloadpacket in indexing:  # by a mask: how many there are is read first
+            return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
+        return bool(reading & set(func.tags)) or func.overloadpacket in more_reading
 
     class Watch(TorchDispatchMode):
         def __init__(self, device: torch.device) -> None:
@@ -124,7 +130,7 @@ def _watch() -> Any:
             self._type = device.type
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if reads & set(func.tags) or func.overloadpacket in more_reads:
+            if reads(func, args):
                 raise NotCapturable(f"{func} reads what is on the device")
             if draws in func.tags and not _is_certain(func, args, kwargs or {}):
                 raise NotCapturable(f"{func} draws random numbers")
@@ -205,54 +211,113 @@ class Graphs:
 
 
 class Steps:
-    """Steps of a causal language model, and the keys and values of the texts in memory that does not move.
+    """Steps of one model, captured where they can be: what they read and answer, and the graphs between."""
 
-    Each text has a row, which is filled from the left, and a step adds a token to all of them; see Joint.
-    spare: bytes that may be taken on the device now; options: more arguments of the model.
-    """
-
-    def __init__(
-        self, model: Any, capture: Capture, spare: Callable[[], int], options: dict[str, Any] | None = None
-    ) -> None:
-        self._model, self._spare, self._options = model, spare, options or {}
-        self._graphs = Graphs(capture, model.dtype)
-        self._memory: Any = None  # [keys and values of the layers, numbers]
-        self._texts: Any = None  # the same as [..., rows, heads, columns, size]
+    def __init__(self, capture: Capture, dtype: torch.dtype) -> None:
+        self._graphs = Graphs(capture, dtype)
         self._inputs: Any = None  # Inputs, once there was a step
         self._outputs: Any = None
 
+    @property
+    def refused(self) -> bool:
+        """Whether no step of this model is captured."""
+        return self._graphs.refused
+
+    def bytes(self) -> int:
+        """On the device, between steps."""
+        return self._graphs.bytes + (self._outputs.logits.nbytes if self._outputs else 0)
+
+    def clear(self) -> None:
+        """Forget what was captured, since the keys and values that it is for go elsewhere."""
+        self._graphs.clear()
+
+    def do(
+        self,
+        key: tuple[int, ...],
+        tokens: list[int],
+        places: list[int],
+        make: Callable[[Inputs, Outputs], Step],
+        eager: Callable[[], torch.Tensor],
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Each row reads its token, of such a place: logits `[rows, vocabulary]`.
+
+        And `likeliest` of them, where it is known. key: the number of rows, and what else tells steps apart;
+        make: the step to capture, which reads these inputs, keeps its logits in these outputs, and can be
+        done several times; eager: gives the logits of the same step as the model itself does it, likewise.
+        """
+        count = len(tokens)
+        if self._inputs is None or self._graphs.wants(key):
+            logits = eager().float()
+            if self.refused:
+                return logits, None
+            self._prepare(key[0], logits)
+            self._inputs.tell(tokens, places)
+            step = make(self._inputs, self._outputs)
+            self._graphs.capture(key, step, self._outputs.logits[:count], logits)
+            if self.refused:
+                self._inputs = self._outputs = None
+                logits = eager().float()  # once more, for the keys and values that the other step left
+            return logits, None
+        self._inputs.tell(tokens, places)
+        if not self._graphs.replay(key):
+            return eager().float(), None
+        return self._outputs.logits[:count], self._outputs.likeliest[:, :count]
+
+    def _prepare(self, rows: int, logits: torch.Tensor) -> None:
+        """Places for what a step of so many rows reads and writes."""
+        if self._outputs is None or len(self._outputs.logits) < rows:
+            self._graphs.clear()
+            rows = max(rows, ROWS[-1])
+            self._inputs, self._outputs = Inputs(rows, logits.device), Outputs(rows, logits)
+
+
+class Texts:
+    """Keys and values of the texts of a causal language model in memory that does not move, and its steps.
+
+    Each text has a row, which is filled from the left, and a step adds a token to all of them; see Joint.
+    left: bytes that may be taken on the device now; options: more arguments of the model.
+    """
+
+    def __init__(
+        self, model: Any, capture: Capture, left: Callable[[], int], options: dict[str, Any] | None = None
+    ) -> None:
+        self._model, self._left, self._options = model, left, options or {}
+        self._steps = Steps(capture, model.dtype)
+        self._memory: Any = None  # [keys and values of the layers, numbers]
+        self._rows: Any = None  # the same as [..., rows, heads, columns, size]
+
     def bytes(self) -> int:
         """On the device, between steps and while nobody writes."""
-        kept = [self._memory, self._outputs and self._outputs.logits]
-        return self._graphs.bytes + sum(one.nbytes for one in kept if one is not None)
+        memory = self._memory
+        return self._steps.bytes() + (0 if memory is None else memory.nbytes)
 
     def place(self, rows: int, columns: int, like: Sequence[Any], used: int) -> bool:
         """Have room for so many texts of such a length; `used` rows hold some. Whether there is any.
 
         like: layers with keys and values of that shape. What lies here stays if there is none.
         """
-        if self._graphs.refused:
+        if self._steps.refused:
             return False
         rows, columns = rows_for(rows), columns_for(columns)
-        texts = self._texts
-        if texts is not None and rows <= texts.shape[1] and columns <= texts.shape[3]:
+        now = self._rows
+        if now is not None and rows <= now.shape[1] and columns <= now.shape[3]:
             return True
         shapes = {(*one.shape[1::2], one.dtype) for layer in like for one in (layer.keys, layer.values)}
         if len(shapes) > 1:  # heads or their sizes differ from layer to layer
             return False
-        if texts is not None:
-            columns = max(columns, texts.shape[3])
+        if now is not None:
+            columns = max(columns, now.shape[3])
         ((heads, size, _),) = shapes
-        kept = None if texts is None else texts[:, :used].clone()
+        kept = None if now is None else now[:, :used].clone()
         if not self._take(2 * len(like), rows * columns * heads * size, like[0].keys):
             return False
         # All rows that there is memory for; those in use are a part of them.
         rows = self._memory.shape[1] // (columns * heads * size)
         memory = self._memory[:, : rows * columns * heads * size]
-        self._texts = memory.view(-1, rows, heads, columns, size)
+        self._rows = memory.view(-1, rows, heads, columns, size)
         if kept is not None:
-            self._texts[:, :used, :, : kept.shape[3]] = kept
-            self._texts[:, :used, :, kept.shape[3] :] = 0
+            self._rows[:, :used, :, : kept.shape[3]] = kept
+            self._rows[:, :used, :, kept.shape[3] :] = 0
         return True
 
     def _take(self, count: int, numbers: int, like: torch.Tensor) -> bool:
@@ -260,7 +325,7 @@ class Steps:
         if self._memory is not None and self._memory.shape[1] >= numbers:
             return True
         needed = count * numbers * like.element_size()
-        if needed > SHARE * self._spare():
+        if needed > SHARE * self._left():
             log.info("no room for %.0f MB of keys and values that stay", needed / 1e6)
             return False
         try:
@@ -270,14 +335,14 @@ class Steps:
                 raise
             log.warning("no memory for keys and values that stay: %s", error)
             return False
-        self._graphs.clear()  # they read and write the old one
+        self._steps.clear()  # they read and write the old one
         self._memory = memory
         return True
 
     def lend(self, layers: Sequence[Any]) -> None:
         """Have these layers of a cache keep what they have here."""
         for i, layer in enumerate(layers):
-            layer.keys, layer.values, layer.is_initialized = self._texts[2 * i], self._texts[2 * i + 1], True
+            layer.keys, layer.values, layer.is_initialized = self._rows[2 * i], self._rows[2 * i + 1], True
 
     def write(self, first: int, last: int, layers: Sequence[Any]) -> None:
         """Copy a prompt's keys and values `[1, heads, columns, size]` of each layer into these rows."""
@@ -285,63 +350,39 @@ class Steps:
 
         prompt = torch.stack([one for layer in layers for one in (layer.keys, layer.values)])
         columns = prompt.shape[3]
-        self._texts[:, first:last, :, :columns] = prompt
+        self._rows[:, first:last, :, :columns] = prompt
         # Masked, but what is not a number would come through a mask.
-        self._texts[:, first:last, :, columns:] = 0
+        self._rows[:, first:last, :, columns:] = 0
 
     def move(self, source: int, target: int) -> None:
         """Copy a row to another place."""
-        self._texts[:, target] = self._texts[:, source]
+        self._rows[:, target] = self._rows[:, source]
 
     def leave(self) -> None:
         """Nobody writes any more: the next one may have other rows and columns in the same memory."""
-        self._texts = None
-        if self._graphs.refused:
-            self._memory = self._inputs = self._outputs = None
+        self._rows = None
+        if self._steps.refused:
+            self._memory = None
 
     def step(
         self, tokens: list[int], filled: list[int], eager: Callable[[], torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Each row reads its token behind so many others: logits `[rows, vocabulary]`.
+        """Each row reads its token behind so many others; see Steps."""
+        width = self._rows.shape[3]
+        rows, columns = rows_for(len(tokens)), min(columns_for(max(filled) + 1), width)
 
-        And `likeliest` of them, where it is known. eager: gives the logits of the same step as the model
-        itself does it, which can be done again.
-        """
-        count, width = len(tokens), self._texts.shape[3]
-        rows, columns = rows_for(count), min(columns_for(max(filled) + 1), width)
-        key = rows, columns, width
-        if self._inputs is None or self._outputs is None or self._graphs.wants(key):
-            logits = eager().float()
-            if self._graphs.refused:
-                return logits, None
-            self._prepare(rows, logits)
-            self._inputs.tell(tokens, filled)
-            self._capture(key, logits)
-            if self._graphs.refused:
-                logits = eager().float()  # once more, for the keys and values that the other step left
-            return logits, None
-        self._inputs.tell(tokens, filled)
-        if not self._graphs.replay(key):
-            return eager().float(), None
-        return self._outputs.logits[:count], self._outputs.likeliest[:, :count]
+        def make(inputs: Inputs, outputs: Outputs) -> Step:
+            return self._step(self._rows[:, :rows, :, :columns], inputs, outputs)
 
-    def _prepare(self, rows: int, logits: torch.Tensor) -> None:
-        """Places for what a step of so many rows reads and writes."""
-        if self._inputs is None or self._outputs is None or len(self._outputs.logits) < rows:
-            self._graphs.clear()
-            rows = max(rows, ROWS[-1])
-            self._inputs = Inputs(rows, logits.device)
-            self._outputs = Outputs(rows, logits)
+        return self._steps.do((rows, columns, width), tokens, filled, make, eager)
 
-    def _capture(self, key: tuple[int, int, int], expected: torch.Tensor) -> None:
+    def _step(self, texts: torch.Tensor, inputs: Inputs, outputs: Outputs) -> Step:
         from transformers import Cache
 
-        rows, columns, _ = key
-        inputs, outputs, model, options = self._inputs, self._outputs, self._model, self._options
-        part = self._texts[:, :rows, :, :columns]
-        layers = [fixed((part[i], part[i + 1]), inputs.places[:rows]) for i in range(0, len(part), 2)]
+        model, options, (pairs, rows, _, columns, _) = self._model, self._options, texts.shape
+        layers = [fixed((texts[i], texts[i + 1]), inputs.places[:rows]) for i in range(0, pairs, 2)]
         past = Cache(layers=layers)
-        mask = part.new_zeros(rows, 1, 1, columns)
+        mask = texts.new_zeros(rows, 1, 1, columns)
 
         def step() -> None:
             inputs.mask(mask)
@@ -355,7 +396,7 @@ class Steps:
             ).logits
             outputs.keep(logits[:, -1])
 
-        self._graphs.capture(key, step, outputs.logits[: len(expected)], expected)
+        return step
 
 
 class Inputs:

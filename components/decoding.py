@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from components.captured import Capture, Steps, capturer, likeliest, told
+from components.captured import Capture, Texts, capturer, likeliest, told
 from components.matrices import quicken
 from components.models import Loaded
 from components.progress import Stopped, never
@@ -216,8 +216,8 @@ class Engine:
         self._waiting: deque[Request] = deque()
         self._reading: deque[Request] = deque()
         capture = capture or capturer(loaded.device)
-        steps = Steps(loaded.model, capture, loaded.left, self._last_only) if capture else None
-        self._joint = Joint(steps if self._can_join else None)
+        texts = Texts(loaded.model, capture, loaded.left, self._last_only) if capture else None
+        self._joint = Joint(texts if self._can_join else None)
         self._alone: deque[Request] = deque()
         self._read_last = self._joint_last = False
 
@@ -416,7 +416,7 @@ class Joint:
     captured: does the steps where they are captured, with keys and values in memory of its own.
     """
 
-    def __init__(self, captured: Steps | None = None) -> None:
+    def __init__(self, captured: Texts | None = None) -> None:
         self.captured = captured
         self.requests: list[Request] = []
         self._joining: list[Request] = []  # those of them that have no rows yet

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from components import audio
+from components.captured import SHARE, Capture, Inputs, Outputs, Step, Steps, capturer, fixed, rows_for
 from components.eager import twin
 from components.matrices import quicken
 from components.progress import Stopped
@@ -96,9 +97,10 @@ class Engine:
     """Decodes the windows of all visitors of one model: `loaded.share(Engine)`.
 
     Greedy search with timestamps, as `generate` does it: the same logits processors, the same tokens.
+    capture: how steps of the decoder are captured, where not as on that device.
     """
 
-    def __init__(self, loaded: Loaded) -> None:
+    def __init__(self, loaded: Loaded, capture: Capture | None = None) -> None:
         self._loaded, self._model = loaded, loaded.model
         quicken(self._model)
         config = self._model.config
@@ -110,10 +112,17 @@ class Engine:
         self._longest = self._prompt + config.max_target_positions // 2
         self._rules = Rules(self._model, self._prompt)
         self._cache = _Cache(self._model, self._most, self._longest)
+        if capture := capture or capturer(loaded.device):
+            self._cache = _Captured(self._model, self._most, self._longest, capture, loaded.left)
         self._changed = threading.Condition()
         self._waiting: deque[Window] = deque()
         self._rows: list[_Row] = []
         self._led = False
+
+    @property
+    def kept_bytes(self) -> int:
+        """On the device, while nobody is heard."""
+        return self._cache.kept_bytes()
 
     @property
     def ahead(self) -> int:
@@ -352,6 +361,10 @@ class _Cache:
         """Let the memory go; it is taken again when something is heard."""
         self._sound, self._text = [], []
 
+    def kept_bytes(self) -> int:
+        """Of what is not let go."""
+        return 0
+
     def _take(self) -> None:
         import torch
 
@@ -433,6 +446,68 @@ class _Cache:
             use_cache=True,
             **inputs,
         )
+
+
+class _Captured(_Cache):
+    """Keys and values that stay where they are, and captured steps; see captured.py.
+
+    left: bytes that may be taken on the device now. Without memory for that it is as its parent.
+    """
+
+    def __init__(
+        self, model: Any, slots: int, tokens: int, capture: Capture, left: Callable[[], int]
+    ) -> None:
+        # Attention wants its mask in rows of a multiple of 16 numbers.
+        super().__init__(model, slots, -(-tokens // 16) * 16)
+        self._steps, self._left = Steps(capture, model.dtype), left
+        self._stays = False
+
+    def free(self) -> None:
+        if not self._stays or self._steps.refused:
+            self._steps.clear()
+            super().free()
+            self._stays = False
+
+    def kept_bytes(self) -> int:
+        kept = [tensor for pair in (*self._sound, *self._text) for tensor in pair] if self._stays else []
+        return self._steps.bytes() + sum(tensor.nbytes for tensor in kept)
+
+    def _take(self) -> None:
+        config = self._model.config
+        numbers = 2 * config.decoder_layers * (config.max_source_positions + self._tokens) * config.d_model
+        needed = self._slots * numbers * self._model.dtype.itemsize
+        self._stays = not self._steps.refused and needed <= SHARE * self._left()
+        super()._take()
+
+    def step(self, tokens: list[int], read: list[int]) -> torch.Tensor:
+        if not self._stays:
+            return super().step(tokens, read)
+        rows = min(rows_for(len(tokens)), self._slots)
+
+        def make(inputs: Inputs, outputs: Outputs) -> Step:
+            return self._step(rows, inputs, outputs)
+
+        eager = super().step
+        return self._steps.do((rows,), tokens, read, make, lambda: eager(tokens, read))[0]
+
+    def _step(self, rows: int, inputs: Inputs, outputs: Outputs) -> Step:
+        model, slots = self._model, slice(rows)
+        written = [fixed((keys[slots], values[slots]), inputs.places[slots]) for keys, values in self._text]
+        mask = self._text[0][0].new_zeros(rows, 1, 1, self._tokens)
+
+        def step() -> None:
+            inputs.mask(mask)
+            hidden = self._decode(
+                model,
+                written,
+                slots,
+                input_ids=inputs.tokens[slots, None],
+                position_ids=inputs.places[slots, None],
+                attention_mask=mask,
+            ).last_hidden_state
+            outputs.keep(model.get_output_embeddings()(hidden[:, -1]))
+
+        return step
 
 
 def _written(pair: Pair, rows: torch.Tensor, at: torch.Tensor, longest: int) -> Any:

@@ -16,12 +16,12 @@ import pytest
 import torch
 import transformers
 
-from components import captured, decoding
+from components import captured, decoding, windows
 from components.captured import NotCapturable
 from components.decoding import Engine, Request, Sampling, Step
 from components.models import Loaded
 from components.progress import never
-from tests import tiny
+from tests import tiny, tiny_whisper
 from tests.recorded import Recorded
 from tests.test_decoding import (
     IN_TURNS,
@@ -39,6 +39,8 @@ from tests.test_decoding import (
     shapes,
     theirs,
 )
+from tests.test_windows import batches, finish, window
+from tests.tiny_whisper import SECONDS, noise
 
 # What else people load, and where it may differ: positions, heads, biases, norms.
 MORE: dict[str, dict[str, Any]] = {
@@ -345,7 +347,7 @@ def test_an_error_in_a_step_is_handled_as_before(loaded):
     expected = [theirs(loaded, text=text) for text in OTHERS]
     engine, _ = engine_of(loaded)
     written(engine, loaded)
-    replays = engine._joint.captured._graphs  # type: ignore[union-attr]
+    replays = engine._joint.captured._steps._graphs  # type: ignore[union-attr]
     broken = False
     usual = replays.replay
 
@@ -364,6 +366,94 @@ def test_an_error_in_a_step_is_handled_as_before(loaded):
     assert is_empty(engine)
 
 
+# Windows of sound
+
+
+def heard(engine: windows.Engine, sounds: list[Any]) -> list[windows.Decoded]:
+    """The first three at once, each further one a few steps later than the one before."""
+    late = [window(sound) for sound in sounds[3:]]
+    asked = 0
+
+    def join() -> bool:
+        nonlocal asked
+        asked += 1
+        if asked % 4 == 0 and asked // 4 <= len(late):
+            engine.submit(late[asked // 4 - 1])
+        return False
+
+    early = [
+        window(sounds[0], stopped=join),
+        window(sounds[1], loops=lambda decoded: True),
+        window(sounds[2], language="de", words=True),
+    ]
+    decoded = finish(engine, *early)
+    while left := [one for one in late if not one.done]:
+        engine.wait(left)
+    return [*decoded, *(one.decoded for one in late if one.decoded)]
+
+
+def alike(some: list[windows.Decoded], others: list[windows.Decoded]) -> bool:
+    facts = [
+        [(one.tokens, one.language, round(one.logprob, 3), round(one.no_speech, 3)) for one in decoded]
+        for decoded in (some, others)
+    ]
+    return facts[0] == facts[1] and len(some) == len(others)
+
+
+def test_windows_of_sound_are_decoded_as_without_capture():
+    loaded = tiny_whisper.whisper(("en", "fr", "de"))
+    sounds = [noise(SECONDS - 0.2 * i, seed=i) for i in range(6)]
+    wanted = heard(windows.Engine(loaded), sounds)
+    capture = Recorded()
+    engine = windows.Engine(loaded, capture)
+    assert alike(heard(engine, sounds), wanted)
+    assert capture.made > 2 and capture.replayed > 20
+    sizes = batches(loaded)
+    made = capture.made
+    assert alike(heard(engine, sounds), wanted)
+    assert sizes == [] and capture.made == made, "the second time all of it is captured"
+    for attentions, others in zip(heard(engine, sounds)[2].attentions, wanted[2].attentions, strict=True):
+        torch.testing.assert_close(attentions, others, atol=1e-4, rtol=1e-4)
+
+
+def test_memory_of_windows_stays_counts_and_goes_with_the_model(monkeypatch):
+    monkeypatch.setattr(windows, "capturer", lambda device: Recorded())
+    loaded = tiny_whisper.whisper()
+    finish(loaded.share(windows.Engine), window(noise(SECONDS)))
+    keys = loaded.share(windows.Engine)._cache._sound[0][0]
+    assert loaded.kept > keys.nbytes
+    ends = [weakref.ref(one) for one in (keys, loaded.model)]
+    del keys, loaded
+    gc.collect()
+    assert [end() for end in ends] == [None] * 2
+
+
+def test_without_room_the_memory_of_windows_goes_as_before():
+    loaded = replace(tiny_whisper.whisper(), left=lambda: 0)
+    capture = Recorded()
+    engine = windows.Engine(loaded, capture)
+    assert alike(
+        finish(engine, window(noise(SECONDS))), finish(windows.Engine(loaded), window(noise(SECONDS)))
+    )
+    assert (capture.made, loaded.kept, engine._cache._sound) == (0, 0, [])
+
+
+def test_a_decoder_that_reads_numbers_of_the_device_is_stepped_through_as_before(caplog):
+    loaded = tiny_whisper.whisper()
+    wanted = finish(windows.Engine(loaded), window(noise(SECONDS)))
+
+    def look(module: Any, inputs: Any, output: Any) -> None:
+        assert bool(output.last_hidden_state.isfinite().all())
+
+    loaded.model.get_decoder().register_forward_hook(look)
+    capture = Recorded()
+    engine = windows.Engine(loaded, capture)
+    for _ in range(2):
+        assert alike(finish(engine, window(noise(SECONDS))), wanted)
+    assert (capture.made, engine.kept_bytes, engine._cache._sound) == (0, 0, [])
+    assert caplog.text.count("not captured") == 1
+
+
 # Memory
 
 
@@ -378,11 +468,12 @@ def test_what_stays_with_a_model_counts_and_goes_with_it(monkeypatch):
     monkeypatch.setattr(decoding, "capturer", capturer)
     assert loaded.kept == 0
     ours(loaded, Sampling())
-    steps = loaded.share(Engine)._joint.captured
-    assert steps and steps._memory is not None and steps._outputs
-    assert loaded.kept == steps._memory.nbytes + steps._outputs.logits.nbytes + 1000 * made[0].made
-    ends = [weakref.ref(one) for one in (steps._memory, steps._outputs.logits, loaded.model)]
-    del steps, loaded
+    texts = loaded.share(Engine)._joint.captured
+    assert texts
+    logits = texts._steps._outputs.logits
+    assert loaded.kept == texts._memory.nbytes + logits.nbytes + 1000 * made[0].made
+    ends = [weakref.ref(one) for one in (texts._memory, logits, loaded.model)]
+    del texts, logits, loaded
     made.clear()
     gc.collect()
     assert [end() for end in ends] == [None] * 3
@@ -394,6 +485,7 @@ def test_what_stays_with_a_model_counts_and_goes_with_it(monkeypatch):
         (lambda x: x.sum().item(), "reads"),
         (lambda x: x[x > 0], "reads"),
         (lambda x: x.nonzero(), "reads"),
+        (lambda x: x.index_put_((x > 0,), torch.zeros(3)), "reads"),
         (lambda x: bool((x > 0).all()), "reads"),
         (lambda x: x + torch.rand(3), "random"),
         (lambda x: torch.nn.functional.dropout(x, 0.5, training=True), "random"),

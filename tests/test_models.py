@@ -895,6 +895,38 @@ def test_a_fetch_may_ask_that_no_load_goes_on_meanwhile():
         assert told == []
 
 
+class Keeps:
+    """Stands for what the visitors of a model share, with memory of its own on the device."""
+
+    kept_bytes = 0
+
+    def __init__(self, loaded: Loaded) -> None:
+        pass
+
+
+def test_what_stays_beside_the_weights_counts_and_goes_with_the_model():
+    world = World()
+    models = world.manager(budget=300 * MB)
+    with models.use(OFFER, "a") as a:
+        assert a.left() == 180 * MB
+        a.share(Keeps).kept_bytes = 70 * MB
+        assert a.left() == 110 * MB
+        with pytest.raises(ModelLoadError, match="120 MB, and 110 MB are left"), models.use(OFFER, "b"):
+            pass
+    with models.use(OFFER, "b") as b:
+        assert b.left() == 180 * MB
+
+
+def test_what_may_be_taken_is_no_more_than_what_is_free():
+    world = World()
+    models = world.manager(budget=300 * MB)
+    with models.use(OFFER, "a") as a:
+        world.memory = 150 * MB
+        assert a.left() == 50 * MB
+        world.memory = 90 * MB
+        assert a.left() == 0
+
+
 def test_room_is_what_a_model_could_take_if_everything_idle_went():
     world = World()
     models = world.manager(budget=300 * MB)

@@ -45,10 +45,10 @@ USER 1000
 VOLUME /cache
 EXPOSE 7860
 
-# Alive, not ready: a model that is being downloaded is no reason to start the app again. Without TLS; with
-# --ssl-certfile give a health check of your own.
+# Alive, not ready: a model that is being downloaded is no reason to start the app again. It asks where the app
+# was told to listen, by options behind the image's name as well.
 HEALTHCHECK --interval=30s --timeout=10s --start-period=60s --retries=3 \
-    CMD ["python", "-c", "import os, urllib.request as web; web.urlopen('http://127.0.0.1:' + os.environ['GRADIO_SERVER_PORT'] + '/healthz', timeout=8)"]
+    CMD ["python", "-m", "components.health"]
 
 # As a list, so that the app itself is told to stop, and lets its runs finish.
 ENTRYPOINT ["python", "app.py"]

@@ -6,7 +6,6 @@ import contextlib
 import gc
 import html
 import io
-import ipaddress
 import logging
 import math
 import os
@@ -32,11 +31,23 @@ from components import hosting
 
 os.environ.update(hosting.defaults(os.environ, hosting.storage()))
 
+from components import addresses, uploads
 from components.settings import Settings, parse
 
 if __name__ == "__main__":
     # Before Gradio, which reads some of the same variables while it is imported and has no sentence for them.
     SETTINGS = parse(sys.argv[1:], os.environ)
+    os.environ.pop("GRADIO_SERVER_NAME", None)  # it takes IPv4 addresses only there
+    try:
+        addresses.check_proxies(os.environ)
+        UPLOADS = uploads.begin(os.environ)
+    except ValueError as error:
+        sys.exit(str(error))
+    except OSError as error:
+        sys.exit(
+            f"What visitors upload cannot be kept: {error}. Name a folder for it with {uploads.VARIABLE}."
+        )
+    os.environ[uploads.VARIABLE] = str(UPLOADS.path)
 
 import gradio as gr
 from gradio import networking, tunneling
@@ -46,7 +57,17 @@ from starlette.routing import Route
 
 import demos
 from components import agents, logs, sources, ui
-from components.access import GUEST, Door, Limits, new_password, read_users
+from components.access import (
+    GUEST,
+    Door,
+    Limits,
+    is_far,
+    is_forwarded,
+    is_private,
+    is_private_address,
+    new_password,
+    read_users,
+)
 from components.checkpoints import Offer
 from components.errors import DemoError
 from components.hub import HubStatus
@@ -87,7 +108,7 @@ def create_manager(
 
     def choose(offer: Offer, choice: str) -> tuple[Checkpoint, str]:
         warm()
-        any_other = settings.takes_any_checkpoint
+        any_other = settings.any_checkpoint or not ui.is_exposed(settings)
         return sources.choose(offer, choice, settings.checkpoints, hub, any_other, failed)
 
     def fetch(checkpoint: Checkpoint, report: Report):
@@ -165,6 +186,7 @@ def _header(where: str) -> str:
 
 def create_app(models: ModelManager, settings: Settings, hub: HubStatus, line: Line) -> gr.Blocks:
     """The page: a header, one tab for each module in demos/, and the models in a sidebar."""
+    ui.relative_addresses()
     with gr.Blocks(title="Transformer Tour", analytics_enabled=False, delete_cache=(3600, 3600)) as app:
         header = gr.HTML(_header("Starting …"))
         opened = {}
@@ -251,8 +273,10 @@ def routes(metrics: Metrics, line: Line, ready: threading.Event, settings: Setti
 
     def measured(request: Request) -> Response:
         client = request.client.host if request.client else ""
+        headers, version = request.headers, request.scope.get("http_version", "1.1")
         # A proxy is near as well; whom it speaks for is not known to be.
-        if settings.exposed and (not _is_near(client) or "x-forwarded-for" in request.headers):
+        near = is_private_address(client) and is_private(headers) and not is_forwarded(headers, version)
+        if (settings.exposed or is_far(headers, version)) and not near:
             return PlainTextResponse("Metrics are for this machine and its network only.", 403)
         return Response(metrics.text(), media_type=TYPE)
 
@@ -262,14 +286,6 @@ def routes(metrics: Metrics, line: Line, ready: threading.Event, settings: Setti
     # What Gradio has for those who write an app would keep a task busy for each who asks.
     closed = Route("/gradio_api/dev/reload", gone)
     return [Route("/healthz", alive), Route("/readyz", is_ready), Route("/metrics", measured), closed]
-
-
-def _is_near(address: str) -> bool:
-    try:
-        one = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    return one.is_loopback or one.is_private
 
 
 def users_of(settings: Settings) -> dict[str, str]:
@@ -301,25 +317,39 @@ def share(app: gr.Blocks) -> str | None:
     return address.replace("http://", "https://", 1)
 
 
-def main(settings: Settings) -> None:
+def where(settings: Settings) -> tuple[str, int]:
+    """Host and port to listen on, with the app's own addresses freed of proxies. Raises SystemExit."""
+    try:
+        if settings.ssl_certfile and settings.ssl_keyfile:
+            addresses.check_certificate(settings.ssl_certfile, settings.ssl_keyfile)
+        host, port = addresses.listening(settings.host, settings.port)
+    except ValueError as error:
+        sys.exit(str(error))
+    addresses.go_direct(os.environ, host)
+    return host, port
+
+
+def main(settings: Settings, kept: uploads.Folder | None = None) -> None:
+    """kept: the folder for what visitors upload, Gradio's own if not given."""
     logs.set_up(settings.log_format, settings.exposed)
     # Marian works without it; it would only make quotation marks and dashes uniform.
     warnings.filterwarnings("ignore", message="Recommended: pip install sacremoses")
     if hosting.on_space(os.environ):
         settings = replace(settings, share=False)  # it has an address of its own
     hub, metrics, ready = HubStatus(), Metrics(), threading.Event()
-    limits = Limits(settings.requests_per_minute if settings.exposed else 0)
+    limits = Limits(settings.requests_per_minute, far_only=not settings.exposed)
     line = Line(settings.queue, limits, metrics.ended)
     models = (create_lent if hosting.zero_gpu(os.environ) else create_manager)(settings, hub)
     metrics.watch(line, models)
     pinned, users = preloaded(settings), users_of(settings)
+    host, port = where(settings)
     app = create_app(models, settings, hub, line)
     leaving = threading.Event()
     signal.signal(signal.SIGTERM, lambda number, frame: leaving.set())
     try:
         app.launch(
-            server_name=settings.host,
-            server_port=settings.port,
+            server_name=host,
+            server_port=port,
             share=False,  # see below: the page should be up before
             quiet=True,
             auth=Door(users) if users else None,
@@ -343,13 +373,14 @@ def main(settings: Settings) -> None:
         )
     except OSError:
         logging.getLogger("tour").debug("launch", exc_info=True)
-        where = f"Port {settings.port} is" if settings.port else "The ports from 7860 on are all"
-        sys.exit(f"{where} in use. Stop what listens there, or choose another with --port.")
+        sys.exit(f"Port {port} is in use. Stop what listens there, or choose another with --port.")
     if settings.mcp and not app.mcp_server_obj:
         sys.exit(f"--mcp: {app.mcp_error}")
     if app.mcp_server_obj:
-        agents.fit(app.mcp_server_obj, local=not settings.exposed)
-    print(f"The page is up at {app.local_url}", flush=True)
+        agents.fit(app.mcp_server_obj, settings.mcp_files)
+    if kept:
+        kept.watch({path for block in app.blocks.values() for path in getattr(block, "keep_in_cache", ())})
+    print(f"The page is up at {addresses.reached_at(str(app.local_url))}", flush=True)
     threading.Thread(target=prepare, args=(models, pinned, ready), name="prepare", daemon=True).start()
     if settings.share and (address := share(app)):
         print(f"The public link is {address}", flush=True)
@@ -361,8 +392,10 @@ def main(settings: Settings) -> None:
         logging.shutdown()
         for tunnel in tunneling.CURRENT_TUNNELS:
             tunnel.kill()
+        if kept:
+            kept.remove()
         os._exit(0)
 
 
 if __name__ == "__main__":
-    main(SETTINGS)
+    main(SETTINGS, UPLOADS)

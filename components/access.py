@@ -1,16 +1,18 @@
-"""Access: who may enter where a password is asked for, and how often may each visitor ask?"""
+"""Access: who may enter where a password is asked for, from where is asked, and how often may each ask?"""
 
 from __future__ import annotations
 
 import hmac
+import ipaddress
 import math
 import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from components.errors import Busy
 
@@ -46,12 +48,65 @@ def new_password() -> str:
     return secrets.token_urlsafe(9)
 
 
+def is_forwarded(headers: Mapping[str, str], version: str = "1.1") -> bool:
+    """Whether a request bears the mark of a proxy: one of the headers that they add, or HTTP/1.0.
+
+    headers: with names in small letters, as Starlette has them; version: of HTTP. Browsers and clients
+    have spoken 1.1 and later for decades; nginx speaks 1.0 to what is behind it unless told otherwise.
+    """
+    marks = ("forwarded", "via", "x-real-ip", "x-original-host")
+    return version == "1.0" or any(name in marks or name.startswith("x-forwarded") for name in headers)
+
+
+def is_far(headers: Mapping[str, str], version: str = "1.1") -> bool:
+    """Whether a request may come from another machine, wherever the app listens.
+
+    It is near if it names this machine as its host and no proxy has marked it. A proxy may leave no mark, so
+    near is not proven: no file of the machine is given for it.
+    """
+    return is_forwarded(headers, version) or not _is_loopback(host_of(headers))
+
+
+def is_private(headers: Mapping[str, str]) -> bool:
+    """Whether a request names a host of this machine or its network: a private address or one bare word."""
+    host = host_of(headers)
+    return bool(host) and (_is_loopback(host) or is_private_address(host) or not set(".:") & set(host))
+
+
+def host_of(headers: Mapping[str, str]) -> str:
+    """The name or address in the header Host, without port; "" if there is none that can be read."""
+    try:
+        return urlsplit(f"//{headers.get('host', '')}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def is_private_address(address: str) -> bool:
+    """Whether it is an IP address of this machine or of a private network."""
+    try:
+        one = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return one.is_loopback or one.is_private
+
+
 @dataclass(frozen=True)
 class Visitor:
-    """name: the user, or a session, which is easily made anew; address: of one machine or many."""
+    """name: the user, or a session, which is easily made anew; address: of one machine or many.
+
+    far: whether the request may come from another machine, see `is_far`.
+    """
 
     name: str
     address: str
+    far: bool = False
 
 
 NOBODY = Visitor("", "")
@@ -83,16 +138,19 @@ class Limiter:
 class Limits:
     """So many runs in a minute for each visitor, and CROWD times as many for each address; 0: no limit.
 
-    A class of visitors may share an address, and one visitor may pretend to be many.
+    A class of visitors may share an address, and one visitor may pretend to be many. far_only: those at
+    this machine have no limit.
     """
 
-    def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._per_minute = per_minute
+    def __init__(
+        self, per_minute: int, clock: Callable[[], float] = time.monotonic, far_only: bool = False
+    ) -> None:
+        self._per_minute, self._far_only = per_minute, far_only
         self._visitors, self._addresses = Limiter(per_minute, clock), Limiter(CROWD * per_minute, clock)
 
     def check(self, visitor: Visitor) -> None:
         """Raises Busy, with how long to wait, for a visitor who has asked too often."""
-        if not self._per_minute:
+        if not self._per_minute or (self._far_only and not visitor.far):
             return
         seconds = self._visitors.wait(f"{visitor.address} {visitor.name}")
         if not seconds and (seconds := self._addresses.wait(visitor.address)):

@@ -76,7 +76,7 @@ def _upright(path: str | Path, most_megapixels: float) -> tuple[Image.Image, Ima
                 raise InputError(_too_large(f"{width * height / 1e6:.1f} megapixels", most_megapixels))
             image.seek(0)
             image.load()
-            picture, turn = to_rgb(image), TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+            picture, turn = to_rgb(image), TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
             # The pixels alone: the reader of a WebP file keeps three copies more for as long as it is there.
             return picture._new(picture.im), turn
 
@@ -195,7 +195,9 @@ def _check_sizes(processor: Any) -> None:
     for name in ("size", "crop_size", "pad_size"):
         size = getattr(processor, name, None)
         long = max(_number(size, key) for key in ("longest_edge", "shortest_edge"))
-        areas += [long**2] + [_number(size, f"{by}height") * _number(size, f"{by}width") for by in ("", "max_")]
+        areas += [long**2] + [
+            _number(size, f"{by}height") * _number(size, f"{by}width") for by in ("", "max_")
+        ]
     if max(areas) > MOST_MADE:
         raise CheckpointError(
             f"This checkpoint wants pictures of {max(areas) / 1e6:.1f} megapixels, and at most "

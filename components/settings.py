@@ -10,7 +10,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-LOCAL = (None, "127.0.0.1", "localhost", "::1")
+from components.addresses import below
+
+LOCAL = (None, "127.0.0.1", "localhost", "::1", "[::1]")
 POLICIES = ("auto", "hub", "starter")
 SWITCHES = ("store_true", argparse.BooleanOptionalAction)
 LOGS = ("text", "json")
@@ -42,12 +44,20 @@ def _count(text: str) -> int:
     return value
 
 
+def _port(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 65535:
+        raise ValueError
+    return value
+
+
 def _count_or_none(text: str) -> int:
     return int(text) and _count(text)
 
 
 _count_or_none.__name__ = "number from 0 on"
 _count.__name__ = "number from 1 on"
+_port.__name__, below.__name__ = "port from 1 to 65535", "path such as /tour"
 _number.__name__, _amount.__name__ = "number", "positive number"  # argparse shows these
 
 
@@ -65,10 +75,13 @@ class Settings:
 
     host: str | None = _setting(None, "GRADIO_SERVER_NAME", "address to listen on; 127.0.0.1 if not given")
     port: int | None = _setting(
-        None, "GRADIO_SERVER_PORT", "port to listen on; the first free one from 7860 if not given", type=int
+        None, "GRADIO_SERVER_PORT", "port to listen on; the first free one from 7860 if not given", type=_port
     )
     root_path: str = _setting(
-        "", "GRADIO_ROOT_PATH", "path of the app behind a proxy that forwards a part of a site to it"
+        "",
+        "GRADIO_ROOT_PATH",
+        "path of the app behind a proxy that forwards a part of a site to it",
+        type=below,
     )
     ssl_certfile: Path | None = _setting(
         None, "TOUR_SSL_CERTFILE", "certificate for HTTPS, a PEM file", type=Path
@@ -91,6 +104,12 @@ class Settings:
         False, "TOUR_PUBLIC", "a public link that anyone may open without a password", action="store_true"
     )
     mcp: bool = _setting(False, "TOUR_MCP", "serve the tasks as tools for agents (MCP)", action="store_true")
+    mcp_files: Path | None = _setting(
+        None,
+        "TOUR_MCP_FILES",
+        "folder whose files agents may name by their paths; no other file of this machine is read for them",
+        type=Path,
+    )
     history: bool | None = _setting(
         None,
         "TOUR_HISTORY",
@@ -162,8 +181,8 @@ class Settings:
 
     @property
     def exposed(self) -> bool:
-        """Whether others than the person at this machine can open the page."""
-        return self.share or self.host not in LOCAL
+        """Whether others than the person at this machine can open the page, by a proxy in front as well."""
+        return self.share or self.host not in LOCAL or bool(self.root_path)
 
     @property
     def keeps_history(self) -> bool:
@@ -205,6 +224,8 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
     for file in (settings.ssl_certfile, settings.ssl_keyfile):
         if file and not file.is_file():
             parser.error(f"there is no file {file}")
+    if settings.mcp_files and not settings.mcp_files.is_dir():
+        parser.error(f"--mcp-files: there is no folder {settings.mcp_files}")
     # argparse checks choices of options only, not of defaults that come from the environment.
     for one in fields(Settings):
         known, value = one.metadata.get("choices"), getattr(settings, one.name)

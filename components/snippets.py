@@ -688,9 +688,7 @@ def heard_in(pieces: Sequence[Piece]) -> list[tuple[float, float, float]]:
     return [(p.window[0] / RATE, p.window[1] / RATE, p.done) for p in pieces if p.text]
 
 
-def image(
-    where: Where, top_k: int, box: tuple[int, int, int, int] | None = None, factor: int = 1
-) -> str:
+def image(where: Where, top_k: int, box: tuple[int, int, int, int] | None = None, factor: int = 1) -> str:
     """The likeliest labels of a picture with their probabilities.
 
     box, factor: what the app did with this one first, see `pictures.Fit`.

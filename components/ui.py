@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
-from gradio.context import Context
+from gradio import route_utils
+from gradio.context import Context, LocalContext
 
 from components import links, markup
-from components.access import Visitor
+from components.access import Visitor, is_far
 from components.answers import About
 from components.checkpoints import Offer
 from components.demo import Demo, Status
@@ -34,6 +35,7 @@ from components.progress import Progress, Stopped
 
 if TYPE_CHECKING:
     from components.models import ModelManager
+    from components.settings import Settings
 
 log = logging.getLogger("tour")
 
@@ -49,6 +51,7 @@ Refresh = tuple[Callable[..., Any], Sequence[Any], Sequence[Any]]  # a function,
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}  # events of the page's own
 CLOSING = "The app is shutting down and did not finish this run. Try again in a minute."
 NOTHING_MORE = About()
+NOT_FROM_FAR = "Models are loaded and unloaded by who is at this machine only."
 STOPPED = '<p class="line" role="status">Stopped.</p>'
 NOT_YET = "Nothing has run on this tab yet. Press Run above, and what happened is shown here."
 PROGRAM = "<p>This program gives the result of the last run without this app, with transformers alone.</p>"
@@ -581,7 +584,60 @@ def visitor(request: gr.Request | None) -> Visitor:
     """Who asks: the user where there are users, else the session; and from which address."""
     client = request.client if request else None
     name = (request.username or request.session_hash or "") if request else ""
-    return Visitor(name, client.host if client else "")
+    return Visitor(name, client.host if client else "", _is_far(request))
+
+
+def asked_from_far() -> bool:
+    """Whether what is done now was asked for by a request that may come from another machine.
+
+    In the thread of a run and in any other that Gradio has given to a request; False elsewhere.
+    """
+    return _is_far(LocalContext.request.get(None))
+
+
+class Root(str):
+    """The path of the app, which Gradio puts before those of files; as `str()`, for people, its whole address."""
+
+    whole: str
+
+    def __str__(self) -> str:
+        return self.whole
+
+    def __format__(self, spec: str) -> str:
+        return format(super().__str__(), spec)
+
+
+def relative_addresses() -> None:
+    """Have the addresses of files and of the app in its page begin with its path, without scheme and host.
+
+    Gradio takes those from the request, and a proxy that sends no Host, drops the port or ends HTTPS without
+    saying so makes them lead elsewhere; the browser knows better. Who asks for /config is told all.
+    """
+    whole = route_utils.get_root_url
+    if getattr(whole, "is_relative", False):
+        return
+
+    def root_url(request: Any, route_path: str, root_path: str | None) -> str:
+        address = whole(request, route_path, root_path)
+        if route_path == "/config" or str(root_path).startswith(("http://", "https://")):
+            return address
+        # An empty one would stand for the page's own address, with all that is behind its question mark.
+        root = Root(root_path or "/.")
+        root.whole = address
+        return root
+
+    root_url.is_relative = True  # type: ignore[attr-defined]
+    route_utils.get_root_url = root_url
+
+
+def is_exposed(settings: Settings) -> bool:
+    """Whether others can see what is shown now: others than who is at this machine."""
+    return settings.exposed or asked_from_far()
+
+
+def _is_far(request: gr.Request | None) -> bool:
+    asked = getattr(request, "request", None)
+    return asked is not None and is_far(asked.headers, asked.scope.get("http_version", "1.1"))
 
 
 def models_panel(models: ModelManager, line: Line, tabs: Sequence[Demo], may_change: bool) -> None:
@@ -616,6 +672,9 @@ def _load_buttons(
     said = gr.HTML(elem_classes="said")
 
     def load_now(tab: str) -> Iterator[tuple[str, str]]:
+        if asked_from_far():
+            yield show(), markup.remark(NOT_FROM_FAR)
+            return
         yield show(), markup.remark("Loading …")
         try:
             with shown("models"), models.use(offers[tab]) as loaded:
@@ -625,6 +684,8 @@ def _load_buttons(
             yield show(), markup.remark(str(error))
 
     def unload_now(tab: str) -> tuple[str, str]:
+        if asked_from_far():
+            return show(), markup.remark(NOT_FROM_FAR)
         rows = [row for row in models.snapshot() if row.task == offers[tab].recipe.task]
         gone = [row.name for row in rows if models.unload(row.name)]
         words = [f"{row.name} is {'unloaded' if row.name in gone else 'in use'}." for row in rows]

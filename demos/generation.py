@@ -794,7 +794,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
     page.examples(EXAMPLES, [prompt])
     page.linked(dict(zip(KNOBS, knobs, strict=True)))
     build_inside(page, ran, models)
-    page.code(lambda ran: code(ran, models, settings.exposed), ran)
+    page.code(lambda ran: code(ran, models, ui.is_exposed(settings)), ran)
 
     def generate(
         prompt: str,

@@ -514,7 +514,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
     opacity.change(None, opacity, None, js=SET_OPACITY, **ui.QUIET)
 
     limit = settings.max_image_megapixels
-    page.code(lambda ran: code(ran, models, settings.exposed, limit), ran)
+    page.code(lambda ran: code(ran, models, ui.is_exposed(settings), limit), ran)
 
     def classify_image(
         image: str, top_k: int = TOP_K, checkpoint: str = "auto", stopped: Stopped = never

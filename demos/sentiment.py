@@ -371,7 +371,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
         ui.attribution(drawer, ran, lambda ran: ran.texts, carried)
     drawer.shows(lambda ran: draw_inside(look_inside(ran, models)), [ran], [stations])
 
-    page.code(lambda ran: code(ran, models, settings.exposed), ran)
+    page.code(lambda ran: code(ran, models, ui.is_exposed(settings)), ran)
 
     def sentiment(text: str, checkpoint: str = "auto", stopped: Stopped = never) -> dict[str, Any]:
         """Tell which feeling one text carries: its labels with their probabilities, likeliest first.

@@ -622,7 +622,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
     page.examples([[str(CLIP)], [gr.media.get_audio("cate_blanch.mp3")]], [sound])
     page.linked({"audio": sound, "timestamps": timestamps, "language": language, "task": task})
     build_inside(page, ran, models, settings.max_audio_minutes)
-    page.code(lambda ran: code(ran, models, settings.exposed), ran)
+    page.code(lambda ran: code(ran, models, ui.is_exposed(settings)), ran)
 
     def transcribe(
         audio: str,

@@ -658,7 +658,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
     page.examples([[example] for example in EXAMPLES], [text])
     page.linked({"text": text})
     build_inside(page, models, ran, sentence, attention_state, picked)
-    page.code(lambda ran: code(ran, models, settings.exposed), ran)
+    page.code(lambda ran: code(ran, models, ui.is_exposed(settings)), ran)
 
     def translate(
         text: str, checkpoint: str = "auto", stopped: Stopped = never

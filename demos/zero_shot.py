@@ -629,7 +629,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
         ui.attribution(drawer, ran, lambda ran: [ran.request.text], carried)
     drawer.shows(lambda ran: draw_inside(look_inside(ran, models)), [ran], [stations])
 
-    page.code(lambda ran: code(ran, models, settings.exposed), ran)
+    page.code(lambda ran: code(ran, models, ui.is_exposed(settings)), ran)
 
     def zero_shot(
         text: str,

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from components import health
+
 ROOT = Path(__file__).resolve().parent.parent
 DOCKERFILE = ROOT / "Dockerfile"
 
@@ -219,16 +221,29 @@ class Health(BaseHTTPRequestHandler):
         """Not to the terminal."""
 
 
-def healthy(port: int) -> bool:
-    """What the health check says of an app at that port."""
+def healthy(*options: str, **variables: str) -> bool:
+    """What the health check says beside an app with these options and variables."""
     command = json.loads(the("HEALTHCHECK").partition("CMD ")[2])
     assert command[0] == "python"
-    done = subprocess.run(
-        [sys.executable, *command[1:]],
-        env={**os.environ, "GRADIO_SERVER_PORT": str(port)},
-        capture_output=True,
-        timeout=30,
-    )
+    environment = {
+        **os.environ,
+        "GRADIO_SERVER_PORT": "7860",
+        "http_proxy": "http://127.0.0.1:9",
+        **variables,
+    }
+    # In place of the container's first process; "app.py" is what this one is told.
+    first = [sys.executable, "-c", "import sys; sys.stdin.read()", "app.py", *options]
+    with subprocess.Popen(first, stdin=subprocess.PIPE) as process:
+        assert process.stdin
+        done = subprocess.run(
+            [sys.executable, *command[1:], str(process.pid)],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            timeout=30,
+        )
+        process.stdin.close()
+    assert b"Traceback" not in done.stderr
     return done.returncode == 0
 
 
@@ -237,6 +252,26 @@ def test_the_health_check(status, alive):
     handler = type("Bound", (Health,), {"status": status})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        assert healthy(server.server_port) is alive
+        port = str(server.server_port)
+        assert healthy(GRADIO_SERVER_PORT=port) is alive
+        assert healthy("--share", f"--port={port}", GRADIO_SERVER_NAME="0.0.0.0") is alive
         server.shutdown()
-    assert not healthy(server.server_port)
+    assert not healthy(GRADIO_SERVER_PORT=port)
+
+
+@pytest.mark.parametrize(
+    ("words", "environment", "asked"),
+    [
+        (["python", "app.py"], {}, "http://127.0.0.1:7860/healthz"),
+        (["docker-init", "--", "python", "/app/app.py", "--port", "9000"], {}, "http://127.0.0.1:9000/healthz"),
+        (["python", "app.py", "--host", "::"], {"GRADIO_SERVER_PORT": "81"}, "http://[::1]:81/healthz"),
+        (["python", "app.py", "--host", "fd00::2"], {}, "http://[fd00::2]:7860/healthz"),
+        (["sh", "-c", "something else"], {"GRADIO_SERVER_PORT": "82"}, "http://127.0.0.1:82/healthz"),
+        (["python", "app.py", "--ssl-certfile", __file__, "--ssl-keyfile", __file__], {}, "https://127.0.0.1:7860/healthz"),
+    ],
+)  # fmt: skip
+def test_what_the_health_check_asks(tmp_path, words, environment, asked):
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "cmdline").write_text("".join(f"{word}\0" for word in words))
+    assert health.address(health.told(1, environment, tmp_path)) == asked
+    assert health.address(health.told(2, environment, tmp_path)).startswith("http://127.0.0.1:")

@@ -343,7 +343,9 @@ def test_a_huge_picture_is_scaled_down_without_changing_what_is_seen(processors)
     large = Image.fromarray((waves * 60 + 128).astype(np.uint8)).convert("RGB")
     small = pictures.fitted(large, processors["fixed"])
     assert small.size == (2_200, 2_200)
-    seen, whole = (processors["fixed"](images=one, return_tensors="np")["pixel_values"] for one in (small, large))
+    seen, whole = (
+        processors["fixed"](images=one, return_tensors="np")["pixel_values"] for one in (small, large)
+    )
     assert np.abs(seen - whole).max() < 0.02
 
 
@@ -409,7 +411,9 @@ def largest(folder: Path) -> list[Path]:
     """Large pictures of the modes and states that take most; of one colour, so a few kilobytes."""
     size, turned = (EDGE, EDGE), Image.Exif()
     turned[0x0112] = 6
-    paths = [folder / name for name in ("60000x1.png", "LA.png", "I16.png", "F.tiff", "CMYK.jpg", "moving.webp")]
+    paths = [
+        folder / name for name in ("60000x1.png", "LA.png", "I16.png", "F.tiff", "CMYK.jpg", "moving.webp")
+    ]
     Image.new("RGB", (60_000, 1)).save(paths[0])
     Image.new("LA", size).save(paths[1], compress_level=1)
     Image.new("I;16", size).save(paths[2], compress_level=1)

@@ -596,7 +596,7 @@ def asked_from_far() -> bool:
 
 
 class Root(str):
-    """The path of the app, which Gradio puts before those of files; as `str()`, for people, its whole address."""
+    """The path of the app, which Gradio puts before those of files; by `str()`, for people, its address."""
 
     whole: str
 

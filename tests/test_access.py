@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from components.access import CROWD, GUESSES, Door, Limiter, Limits, Visitor, new_password, read_users
+from components.access import (
+    CROWD,
+    GUESSES,
+    Door,
+    Limiter,
+    Limits,
+    Visitor,
+    is_far,
+    new_password,
+    read_users,
+)
 from components.errors import Busy
 
 ANN, BOB = Visitor("ann", "192.0.2.1"), Visitor("bob", "192.0.2.1")
@@ -91,3 +101,46 @@ def test_guessing_shuts_the_door_for_a_while():
     assert door("bob", "other")
     clock.now += 61
     assert door("ann", "secret")
+
+
+HERE = {"host": "127.0.0.1:7860"}
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "127.0.0.1:7860", "localhost:80", "LOCALHOST", "[::1]:9", "a.localhost"]
+)
+def test_what_asks_for_this_machine_is_near(host):
+    assert not is_far({"host": host, "user-agent": "Mozilla", "accept": "*/*", "origin": "http://x"})
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"host": ""},
+        {"host": "["},
+        {"host": "tour.example:7860"},
+        {"host": "localhost.example"},
+        {"host": "192.168.0.7"},
+        {"host": "tour"},
+        *({**HERE, name: "x"} for name in ("forwarded", "via", "x-real-ip")),
+        *({**HERE, f"x-forwarded{more}": ""} for more in ("", "-for", "-host", "-proto", "-port", "-prefix")),
+    ],
+)
+def test_what_names_another_host_or_bears_the_mark_of_a_proxy_is_far(headers):
+    assert is_far(headers)
+
+
+def test_nginx_without_any_setting_is_known_by_its_version_of_http():
+    assert is_far(HERE, "1.0") and not is_far(HERE, "1.1") and not is_far(HERE, "2")
+
+
+def test_where_only_this_machine_opens_the_page_others_have_limits_all_the_same():
+    limits = Limits(2, Clock(), far_only=True)
+    far = Visitor("ann", "127.0.0.1", far=True)
+    for _ in range(9):
+        limits.check(ANN)
+    limits.check(far)
+    limits.check(far)
+    with pytest.raises(Busy):
+        limits.check(far)

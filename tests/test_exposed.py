@@ -218,6 +218,65 @@ def test_strangers_run_what_is_listed_only(url):
     assert "runs only these" in shown and "type any owner/name" not in shown
 
 
+@pytest.fixture(scope="module")
+def near(models) -> Iterator[str]:
+    """The address of an app that only this machine can open, as it is without options."""
+    settings = replace(parse([], {}), requests_per_minute=2, checkpoints="auto")
+    line = Line(64, Limits(2, far_only=True))
+    manager = app.create_manager(settings, HubStatus())
+    with served(app.create_app(manager, settings, HubStatus(), line)) as address:
+        yield address.rstrip("/")
+
+
+def asked(url: str, headers: dict[str, str], checkpoint: str = "starter") -> str:
+    """What a client gets that a proxy passes on, or one that is here; the same client for the same headers."""
+    body = {"data": ["Fine.", checkpoint], "session_hash": str(sorted(headers.items()))}
+    call = httpx.post(f"{url}/gradio_api/call/sentiment", json=body, headers=headers, timeout=60)
+    event = call.json()["event_id"]
+    return httpx.get(f"{url}/gradio_api/call/sentiment/{event}", headers=headers, timeout=60).text
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-Forwarded-For": "192.0.2.1"},
+        {"Host": "tour.example"},
+        {"Forwarded": "for=192.0.2.2"},
+        {"Via": "1.1 x"},
+    ],
+)
+def test_who_comes_through_a_proxy_has_the_limits_of_others(near, headers):
+    assert "runs only the checkpoints in the list" in asked(near, headers, "someone/else")
+    for _ in range(5):
+        answers = asked(near, headers)
+    assert "in a minute" in answers
+
+
+def test_who_is_at_this_machine_has_none(near):
+    assert "runs only the checkpoints in the list" not in asked(near, {}, "someone/else")
+    assert all("event: complete" in asked(near, {}) for _ in range(5))
+
+
+def test_an_upload_is_not_found_without_its_address(url):
+    """Neither by its name nor by its folder, nor from a list of them."""
+    (path,) = httpx.post(f"{url}/gradio_api/upload", files={"files": ("mine.png", MARK.encode())}).json()
+    folder, cache = Path(path).parent, Path(path).parents[1]
+    places = [
+        cache,
+        folder,
+        f"{folder}/",
+        f"{cache}/*/mine.png",
+        cache / "mine.png",
+        folder.name + "/mine.png",
+    ]
+    places += [f"{cache}/{'0' * 64}/mine.png", f"{folder}/../{folder.name}0/mine.png", cache / ".lock"]
+    for place in map(str, places):
+        assert MARK not in raw(url, f"/gradio_api/file={place}").text, place
+        given = {"path": place, "meta": {"_type": "gradio.FileData"}}
+        call = httpx.post(f"{url}/gradio_api/call/classify_image", json={"data": [given, 5, "auto"]})
+        assert "event: complete" not in stream(url, call), place
+
+
 def test_monitoring_and_editing_of_gradio_are_shut(url):
     assert "requests" not in httpx.get(f"{url}/monitoring/summary").text
     for path in ("/gradio_api/vibe-edit", "/gradio_api/undo-vibe-edit"):

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import os
+import shutil
 import sys
 import threading
 from collections.abc import Awaitable, Callable
@@ -34,7 +35,25 @@ WORDS = "one token after another"
 
 
 @pytest.fixture(scope="module")
-def page(models):
+def folder(tmp_path_factory) -> Path:
+    """What --mcp-files names: some files, and links to others."""
+    made = tmp_path_factory.mktemp("given")
+    (made / "below").mkdir()
+    for file in (LION, speech.CLIP):
+        shutil.copy(file, made / "below")
+    outside = tmp_path_factory.mktemp("outside")
+    shutil.copy(LION, outside / "secret.jpg")
+    (made / "lion.jpg").symlink_to(made / "below" / LION.name)
+    (made / "out.jpg").symlink_to(outside / "secret.jpg")
+    (made / "out").symlink_to(outside)
+    (made / "loop").symlink_to(made / "loop")
+    (made / "gone.jpg").symlink_to(made / "nothing")
+    os.mkfifo(made / "pipe")
+    return made
+
+
+@pytest.fixture(scope="module")
+def page(models, folder):
     import app
     from components.hub import HubStatus
     from components.line import Line
@@ -43,7 +62,7 @@ def page(models):
     settings = replace(parse([], os.environ), checkpoints="starter")
     page = app.create_app(models, settings, HubStatus(), Line())
     with served(page, mcp_server=True):
-        agents.fit(page.mcp_server_obj, local=True)
+        agents.fit(page.mcp_server_obj, folder)
         yield page
 
 
@@ -178,13 +197,72 @@ def test_what_is_streamed_ends_in_the_whole_with_progress_and_without(page):
     assert len(continuation.split()) > 4
 
 
-def test_files_by_path(page):
-    (answer,) = texts(called(page, "classify_image", image=str(LION), top_k=2))
-    assert json.loads(answer)["label"] == "lion"
-    text, segments = texts(called(page, "transcribe", audio=str(speech.CLIP), timestamps="segment"))
+def test_files_by_path(page, folder):
+    for path in (folder / "below" / LION.name, folder / "lion.jpg", f"below/{LION.name}"):
+        (answer,) = texts(called(page, "classify_image", image=str(path), top_k=2))
+        assert json.loads(answer)["label"] == "lion"
+    clip = str(folder / "below" / speech.CLIP.name)
+    text, segments = texts(called(page, "transcribe", audio=clip, timestamps="segment"))
     assert WORDS in text
     assert json.loads(segments)[0].keys() == {"text", "start", "end"}
-    assert len(texts(called(page, "transcribe", audio=str(speech.CLIP)))) == 1
+    assert len(texts(called(page, "transcribe", audio=clip))) == 1
+
+
+def test_every_other_path_gets_the_same_sentence(page, folder):
+    """Missing, elsewhere, unreadable, a folder, a pipe, a link that leads out: a path tells nothing."""
+    paths = ["out.jpg", "out/secret.jpg", "loop", "gone.jpg", "pipe", "below", "", ".", "..", "missing.jpg"]
+    paths += [str(folder / path) for path in paths if path]
+    paths += [
+        str(LION),
+        f"../../{LION}",
+        "/etc/shadow",
+        "/etc/passwd",
+        "/no/such",
+        "/",
+        "~/.ssh/id_rsa",
+        "~root",
+    ]
+    paths += [
+        "/proc/self/environ",
+        "/dev/zero",
+        "a\0b",
+        "x" * 5000,
+        "file:///etc/passwd",
+        f"{folder}/below/../../x",
+    ]
+    said = {problem(called(page, "classify_image", image=path)) for path in paths}
+    assert len(said) == 1
+    assert "not the address of a file" in said.pop()
+
+
+def test_a_link_that_is_swapped_after_it_was_checked_is_not_followed(tmp_path, monkeypatch):
+    (tmp_path / "given" / "below").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    for place in ("given/below", "elsewhere"):
+        (tmp_path / place / "file.txt").write_text(place)
+    assert agents.opened_in(tmp_path / "given", "below/file.txt").read() == b"given/below"
+    resolve = Path.resolve
+
+    def swapped(path: Path, strict: bool = False) -> Path:
+        found = resolve(path, strict=strict)
+        if found.name == "file.txt":
+            (tmp_path / "given" / "below").rename(tmp_path / "given" / "before")
+            (tmp_path / "given" / "below").symlink_to(tmp_path / "elsewhere")
+        return found
+
+    monkeypatch.setattr(Path, "resolve", swapped)
+    with pytest.raises(OSError):
+        agents.opened_in(tmp_path / "given", "below/file.txt")
+
+
+def test_what_an_agent_gave_is_deleted_as_uploads_are(page, folder):
+    before = set(page.upload_file_set)
+    texts(called(page, "classify_image", image="lion.jpg"))
+    picture = "data:image/jpeg;base64," + base64.b64encode(LION.read_bytes()).decode()
+    texts(called(page, "classify_image", image=picture))
+    kept = [Path(path) for path in page.upload_file_set - before]
+    assert {path.name for path in kept} >= {"lion.jpg", "file.jpg"}
+    assert all(path.is_relative_to(Path(page.GRADIO_CACHE).resolve()) or path.exists() for path in kept)
 
 
 def test_files_by_address(page, monkeypatch):
@@ -259,31 +337,42 @@ def test_gradios_own_helper_uploads_a_file_of_the_agents_machine(page):
     assert json.loads(answer)["label"] == "lion"
 
 
-def test_a_path_that_came_through_a_proxy_or_a_foreign_name_is_not_opened(page):
-    for headers in ({"X-Forwarded-For": "192.0.2.1"}, {"Host": "tour.example"}):
-        said = problem(called(page, "classify_image", headers, image=str(LION)))
-        assert "not the address of a file" in said and "data: URL" in said
-
-
-def test_a_path_is_opened_only_where_the_app_is_for_one_person(tmp_path):
-    headers = {"host": "127.0.0.1:7860"}
-    assert agents.as_file(str(LION), tmp_path, headers, local=True)["path"] == str(LION)
-    with pytest.raises(ValueError, match="not the address of a file"):
-        agents.as_file(str(LION), tmp_path, headers, local=False)
-    with pytest.raises(ValueError, match="not the address of a file"):
-        agents.as_file(str(LION), tmp_path, {}, local=True)
+@pytest.mark.parametrize("path", [str(LION), "/etc/shadow", "/no/such", "/", "", "lion.jpg"])
+def test_without_a_folder_no_path_is_opened_wherever_the_agent_is(tmp_path, path):
+    said = set()
+    for headers in (
+        {"host": "127.0.0.1:7860"},
+        {"host": "tour.example"},
+        {},
+        {"x-forwarded-for": "192.0.2.1"},
+    ):
+        with pytest.raises(ValueError, match="not the address of a file") as refused:
+            agents.as_file(path, tmp_path, headers)
+        said.add(str(refused.value))
+    assert len(said) == 1 and "data: URL" in said.pop()
 
 
 def test_a_file_within_the_call_has_the_limit_of_an_uploaded_one(tmp_path):
     picture = "data:image/png;base64," + "A" * 4000
-    assert agents.as_file(picture, tmp_path, {}, local=False, most=4000) == picture
+    file = agents.as_file(picture, tmp_path, {}, most=4000)
+    assert Path(file["path"]).stat().st_size == 3000 and file["orig_name"] == "file.png"
     with pytest.raises(ValueError, match="too large: at most 0 MB"):
-        agents.as_file(picture, tmp_path, {}, local=True, most=2000)
+        agents.as_file(picture, tmp_path, {}, most=2000)
+    (tmp_path / "large").write_bytes(b"x" * 3000)
+    with pytest.raises(ValueError, match="too large: at most 0 MB"):
+        agents.as_file("large", tmp_path, {}, tmp_path, most=2000)
+    for content in ("A", "<svg>", "%%%"):
+        with pytest.raises(ValueError, match="not the address of a file"):
+            agents.as_file(f"data:image/png;base64,{content}", tmp_path, {})
 
 
-@pytest.mark.parametrize("path", ["lion.jpg", "/no/such/lion.jpg", "/", ""])
-def test_a_path_that_is_none(page, path):
-    assert "no such file" in problem(called(page, "classify_image", image=path))
+def test_an_uploaded_file_is_found_whatever_a_proxy_makes_of_the_address(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"x")
+    for site in ("http://127.0.0.1:7860", "https://tour.example/tour", "http://localhost"):
+        address = f"{site}/gradio_api/file={tmp_path}/a.png"
+        assert agents.as_file(address, tmp_path, {"host": "other"})["path"] == str(tmp_path / "a.png")
+        elsewhere = f"{site}/gradio_api/file=/etc/passwd"
+        assert agents.as_file(elsewhere, tmp_path, {"host": "other"}) == elsewhere  # fetched, if it is public
 
 
 @pytest.mark.parametrize(
@@ -293,7 +382,7 @@ def test_a_path_that_is_none(page, path):
         ("sentiment", {}, "'text' is a required property"),
         ("generate", {"prompt": "a", "max_new_tokens": 0}, "less than the minimum of 1"),
         ("generate", {"prompt": "a", "top_p": 0}, "Top-p must be above 0"),
-        ("transcribe", {"audio": str(speech.CLIP), "timestamps": "letter"}, "'letter' is not one of"),
+        ("transcribe", {"audio": "clip.wav", "timestamps": "letter"}, "'letter' is not one of"),
         ("translate_batch", {"texts": ["one", " "]}, "Text 2 of 2 is empty"),
         ("sentiment_batch", {"texts": "one"}, "is not of type 'array'"),
         ("fill_gap", {"text": "no gap"}, "no gap"),
@@ -345,7 +434,7 @@ def test_where_a_password_is_asked_for_an_agent_gives_it():
 
         gr.Button().click(hello, gr.Textbox(), gr.Textbox(), api_name="hello")
     with served(locked, mcp_server=True, auth=[("ann", "one:two")]):
-        agents.fit(locked.mcp_server_obj, local=True)
+        agents.fit(locked.mcp_server_obj)
         assert texts(called(locked, "hello", basic("ann:one:two"), whom="Bob")) == ["Hello, Bob."]
         # Who asks later is not taken for who asked before.
         for headers in (None, basic("ann:wrong"), basic("bob:one:two"), {"Authorization": "Basic ?"}):

@@ -50,11 +50,11 @@ def started(*options: str, **variables: str) -> Iterator[tuple[str, subprocess.P
         )
     scheme = "https" if "--ssl-certfile" in options else "http"
     try:
-        url = f"{scheme}://127.0.0.1:{port}"
+        url = f"{scheme}://{'[::1]' if '::' in options else '127.0.0.1'}:{port}"
         until = time.monotonic() + WAIT
         while True:
             try:
-                if httpx.get(f"{url}/readyz", verify=False).status_code == 200:
+                if httpx.get(f"{url}/readyz", verify=False, trust_env=False).status_code == 200:
                     break
             except httpx.TransportError:
                 assert process.poll() is None, errors.read_text()
@@ -152,8 +152,42 @@ def test_health_says_ready_when_it_is_and_no_more_when_it_stops():
     ],
 )
 def test_metrics_are_not_for_strangers(options, client, status):
+    assert metrics_asked(options, client, {"Host": "127.0.0.1:7860"}) == status
+
+
+@pytest.mark.parametrize("options", [[], ["--share"], ["--host", "0.0.0.0"], ["--root-path", "tour"]])
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "localhost"}, 200),
+        ({"Host": "[::1]:7860"}, 200),
+        ({"Host": "tour.example"}, 403),
+        ({"Host": "8.8.8.8"}, 403),
+        ({"Host": "["}, 403),
+        ({"Host": ""}, 403),
+        ({"X-Forwarded-For": "10.0.0.1"}, 403),
+        ({"X-Forwarded-Proto": "https"}, 403),
+        ({"X-Forwarded-Host": "localhost"}, 403),
+        ({"X-Forwarded-Prefix": "/tour"}, 403),
+        ({"Forwarded": "for=10.0.0.1"}, 403),
+        ({"Via": "1.1 proxy"}, 403),
+        ({"X-Real-IP": "10.0.0.1"}, 403),
+    ],
+)
+def test_metrics_are_not_for_what_came_through_a_proxy(options, headers, status):
+    assert metrics_asked(options, "127.0.0.1", {"Host": "127.0.0.1", **headers}) == status
+
+
+def test_metrics_are_for_the_network_by_its_own_names():
+    for name in ("tour:7860", "10.1.2.3:7860"):
+        assert metrics_asked(["--host", "0.0.0.0"], "10.1.2.9", {"Host": name}) == 200
+
+
+def metrics_asked(options: list[str], client: str, headers: dict[str, str]) -> int:
     routes = app.routes(Metrics(), Line(), Event(), parse(options, {}))
-    assert TestClient(Starlette(routes=routes), client=(client, 1)).get("/metrics").status_code == status
+    return (
+        TestClient(Starlette(routes=routes), client=(client, 1)).get("/metrics", headers=headers).status_code
+    )
 
 
 def test_what_was_refused_is_counted_too():

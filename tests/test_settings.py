@@ -31,7 +31,7 @@ VALUES = [
 ]
 SWITCHES = ("share", "public", "mcp", "any_checkpoint")
 # Of more than one value, or together with another.
-OTHERS = ("auth", "history", "ssl_certfile", "ssl_keyfile")
+OTHERS = ("auth", "history", "ssl_certfile", "ssl_keyfile", "mcp_files")
 VARIABLES = {one.name: one.metadata["env"] for one in fields(Settings)}
 
 
@@ -101,6 +101,28 @@ def test_users_of_options_stand_instead_of_those_of_the_variable():
     )
 
 
+def test_the_folder_for_agents_is_there(tmp_path, capsys):
+    assert parse([], {"TOUR_MCP_FILES": str(tmp_path)}).mcp_files == tmp_path
+    with pytest.raises(SystemExit):
+        parse(["--mcp-files", str(tmp_path / "missing")], {})
+    assert "there is no folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("written", "path"),
+    [
+        ("tour", "/tour"),
+        ("/tour/", "/tour"),
+        (" a//b ", "/a/b"),
+        ("/", ""),
+        ("https://example.org/tour/", "https://example.org/tour"),
+    ],
+)
+def test_the_path_behind_a_proxy_is_written_in_one_way(written, path):
+    assert parse(["--root-path", written], {}).root_path == path
+    assert parse([], {"GRADIO_ROOT_PATH": written}).root_path == path
+
+
 def test_a_certificate_goes_with_its_key(tmp_path, capsys):
     files = tmp_path / "c.pem", tmp_path / "k.pem"
     given = ["--ssl-certfile", str(files[0])], {"TOUR_SSL_KEYFILE": str(files[1])}
@@ -145,6 +167,10 @@ def test_strangers_choose_among_what_is_listed_unless_told_otherwise():
         (["--host", "0.0.0.0"], True),
         (["--host", "192.168.0.7"], True),
         (["--share"], True),
+        (["--root-path", "tour"], True),
+        (["--host", "::1"], False),
+        (["--host", "[::1]"], False),
+        (["--host", "::"], True),
     ],
 )
 def test_exposed_is_what_others_can_open(arguments, public):
@@ -155,6 +181,11 @@ def test_exposed_is_what_others_can_open(arguments, public):
     ("arguments", "environment", "named"),
     [
         (["--port", "http"], {}, "--port"),
+        (["--port", "0"], {}, "--port"),
+        (["--port", "70000"], {}, "--port"),
+        (["--root-path", "/a/../b"], {}, "--root-path"),
+        (["--root-path", "/a?b"], {}, "--root-path"),
+        ([], {"GRADIO_ROOT_PATH": "/a b"}, "--root-path"),
         ([], {"GRADIO_SERVER_PORT": "http"}, "--port"),
         (["--checkpoints", "mine"], {}, "mine"),
         ([], {"TOUR_CHECKPOINTS": "mine"}, "TOUR_CHECKPOINTS"),

@@ -39,6 +39,8 @@ FRAME = RATE // 20  # 50 ms, for measuring levels
 FLOOR = -120.0  # dBFS of digital silence
 SILENT_BELOW = -60.0  # dBFS; a quiet room recorded by a laptop lies at -70 to -60
 FAINT_BELOW = -40.0  # dBFS; under this a level that never changes is hum or hiss
+NOTHING_BELOW = -95.0  # dBFS; what 16 bits round off
+SPOKEN_AT = -20.0  # dBFS that what is faint is raised to
 STEADY_WITHIN = 8.0  # dB; speech rises and falls by 20 dB and more
 
 
@@ -120,6 +122,18 @@ def is_silent(samples: np.ndarray) -> bool:
     return level < FAINT_BELOW and level - quietest < STEADY_WITHIN
 
 
+def raised(samples: np.ndarray) -> np.ndarray:
+    """What is faint as loud as speech usually is, so that a model hears it; anything else as it is.
+
+    samples: [samples] at 16 kHz. A louder click is cut off.
+    """
+    level = speech_level(samples)
+    if not NOTHING_BELOW <= level < FAINT_BELOW:
+        return samples
+    moving = samples - samples.mean(dtype=np.float64)
+    return np.clip(moving * 10 ** ((SPOKEN_AT - level) / 20), -1, 1).astype(np.float32)
+
+
 def leading_silence(samples: np.ndarray) -> int:
     """How many samples of silence come first, less a margin of 0.2 s; 0 where it is under a second."""
     whole = samples.size // FRAME * FRAME
@@ -127,6 +141,14 @@ def leading_silence(samples: np.ndarray) -> int:
     loud = np.flatnonzero(power > 10 ** (SILENT_BELOW / 10))
     silence = (int(loud[0]) if loud.size else power.size) * FRAME
     return silence - RATE // 5 if silence >= RATE else 0
+
+
+def quiet_runs(samples: np.ndarray) -> list[tuple[int, int]]:
+    """Where it is quiet for a second and longer: (start, end) in samples. samples: [samples] at 16 kHz."""
+    whole = samples.size // FRAME * FRAME
+    quiet = samples[:whole].reshape(-1, FRAME).astype(np.float64).var(axis=1) <= 10 ** (SILENT_BELOW / 10)
+    edges = np.flatnonzero(np.diff(np.r_[False, quiet, False].astype(np.int8))).reshape(-1, 2) * FRAME
+    return [(start, end) for start, end in edges.tolist() if end - start >= RATE]
 
 
 def duration_words(seconds: float) -> str:

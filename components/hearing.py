@@ -147,7 +147,7 @@ def alignment_heads(model: Any) -> list[tuple[int, int]] | None:
 def _allowed(rules: Rules, text: list[int], prompt: int, logits: torch.Tensor) -> list[float]:
     """Probability of each token after the prompt among those allowed at its place; logits [read, tokens]."""
     return [
-        float(rules([text[:place]], logits[place - 1 : place], False).softmax(-1)[0, text[place]])
+        float(rules([text[:place]], logits[place - 1 : place]).softmax(-1)[0, text[place]])
         for place in range(prompt, len(text))
     ]
 

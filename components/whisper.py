@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import zlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from components import audio, pauses
+from components import audio, pauses, voice
 from components.errors import InputError
 from components.progress import Stopped, never
 from components.transcripts import Segment
@@ -38,14 +39,30 @@ FIRST = 0.5  # of a window; the first stretch is shorter than the others, so tha
 
 # When is a window's text not to be believed? The signs are those of section 4.5 of the paper.
 REPETITIVE_ABOVE = 2.4  # zlib compression ratio of the text, as in the paper
-# A speaker may repeat a sentence; a decoder caught in a loop writes until it is cut off, which is 7.4
-# tokens for each second of a full window, and more in a short one. Fast speech has 5.
+# A speaker may repeat a sentence, of which the model is as sure as of any other; a decoder caught in a loop
+# writes until it is cut off, which is 7.4 tokens for each second of a full window, and more in a short one,
+# or says a sentence of which it is unsure again and again. Fast speech has 5 tokens per second.
 LOOP_ABOVE = 6.5  # tokens per second
+LOOP_UNSURE_BELOW = -0.5  # mean log-probability; repeated sentences are at -0.3, invented ones at -0.7 to -1
 NO_SPEECH_ABOVE = 0.6  # probability of <|nospeech|>, as in the paper
 # Mean log-probability of a token. The paper's -1 lets short noises through, which come out as "you" at
 # -0.9 with <|nospeech|> at 0.7 to 0.9; clear speech is at -0.2.
 NO_SPEECH_UNSURE_BELOW = -0.6
 LOST_BELOW = -1.5  # tones and music come out as one letter at -2; speech as loud as noise is at -1
+LOST_AGAIN_BELOW = -1.0  # likewise for what was drawn at a higher temperature; the paper's threshold
+
+# When does speech not seem to be English, to a checkpoint that knows nothing else? Of 30 clips of English,
+# clear and synthetic, none is below and above these, of 30 synthetic ones in other languages 27 are.
+FOREIGN_BELOW = -0.8  # mean log-probability
+FOREIGN_ABOVE = 0.1  # probability of <|nospeech|>
+FOREIGN_SECONDS = 1.5  # of voice; less is too little to tell
+
+# When do times begin before the voice? Where a phrase or a word is too slow for what is said in it.
+SLOW_BELOW = 12.0  # characters per second; speech has 14, slow speech 10
+LONG_WORD = 1.0  # seconds
+EARLY = 0.5  # seconds; a start that is earlier by less stays
+BEFORE_VOICE = 0.1  # seconds that a sound begins before a voice is made out
+SHORTEST_WORD, SHORTEST_SEGMENT = 0.04, 0.1  # seconds, where there is room
 
 
 @dataclass(frozen=True)
@@ -55,9 +72,9 @@ class Piece:
     text: as the decoder wrote it, mostly with a leading space; all of them joined, then stripped, are
     the transcript. segments: phrases with times in the recording; words: likewise, only if asked for.
     language: its code, None for English-only checkpoints. done of total: seconds of the recording.
-    left_out: why there is no text: "", "silence", "no speech" or "unclear". tokens: all that the decoder
-    wrote after the prompt, without end of text, whether taken or not; window: what it heard, in samples of
-    the recording (start, end).
+    left_out: why there is no text: "", "silence", "no speech" or "unclear". logprob, no_speech: as `Decoded`
+    has them. tokens: all that the decoder wrote after the prompt, without end of text, whether taken or not;
+    window: what it heard, in samples of the recording (start, end).
     """
 
     text: str
@@ -67,6 +84,8 @@ class Piece:
     done: float
     total: float
     left_out: str = ""
+    logprob: float = 0.0
+    no_speech: float = 0.0
     tokens: tuple[int, ...] = ()
     window: tuple[int, int] = (0, 0)
 
@@ -198,10 +217,11 @@ def _go_on(loaded: Loaded, engine: Engine, samples: np.ndarray, stretch: _Stretc
     total = samples.size / audio.RATE
     while stretch.at < stretch.end and stretch.window is None:
         begin = stretch.at
-        stretch.at += audio.leading_silence(samples[stretch.at : min(stretch.at + most, stretch.end)])
-        sound = samples[stretch.at : min(stretch.at + most, stretch.end)]
-        if audio.is_silent(sound):
-            stretch.at += sound.size
+        ahead = samples[stretch.at : min(stretch.at + most, stretch.end)]
+        passed, sound = _audible(ahead)
+        stretch.at += passed
+        if sound is None:
+            stretch.at += ahead.size
             silent = max(begin, stretch.at - most), stretch.at
             done = stretch.at / audio.RATE
             stretch.pieces.append(Piece("", (), (), request.language, done, total, "silence", window=silent))
@@ -212,8 +232,26 @@ def _go_on(loaded: Loaded, engine: Engine, samples: np.ndarray, stretch: _Stretc
             text = _text(loaded.processor.tokenizer, decoded.tokens)
             return _loops(text, decoded, seconds) and decoded.no_speech <= NO_SPEECH_ABOVE
 
-        stretch.window = Window(sound, request.language, request.task, request.words, request.stop, loops)
+        stretch.window = Window(
+            audio.raised(sound), request.language, request.task, request.words, request.stop, loops
+        )
         engine.submit(stretch.window)
+
+
+def _audible(sound: np.ndarray) -> tuple[int, np.ndarray | None]:
+    """How many samples to pass over, and what to hear after them; None where there is nothing to hear.
+
+    sound: what a window may hold. Silence is passed over, unless somebody speaks softly in it: that is heard
+    by itself, since beside louder speech the model would not hear it.
+    """
+    for start, end in audio.quiet_runs(sound):
+        if voice.is_heard(sound[start:end]):
+            sound = sound[: start or end]
+            break
+    if audio.is_silent(sound):
+        return 0, sound if voice.is_heard(sound) else None
+    passed = audio.leading_silence(sound)
+    return passed, sound[passed:]
 
 
 def _take(
@@ -236,7 +274,9 @@ def _take(
             advance = seconds
         elif seconds - advance < SHORTEST_REST and spans[-1][2] >= SHORTEST_ADVANCE:
             advance = spans.pop()[2]
-    piece, advance = _piece(loaded.processor.tokenizer, decoded, ends, spans, advance, seconds)
+    piece, advance = _piece(
+        loaded.processor.tokenizer, decoded, ends, spans, advance, seconds, Voices(window.samples)
+    )
     if piece.text and request.language is None:
         request = replace(request, language=decoded.language)
     piece = _shifted(piece, stretch.at / audio.RATE)
@@ -253,22 +293,26 @@ def _piece(
     spans: list[Span],
     advance: float,
     seconds: float,
+    voices: Voices,
 ) -> tuple[Piece, float]:
     """The piece of a window of so many seconds, with times in the window, and how far to move on.
 
-    ends: where each token ends, in seconds, for word times; spans, advance: as of `_spans`.
+    ends: where each token ends, in seconds, for word times; spans, advance: as of `_spans`; voices: of the
+    window.
     """
-    empty = Piece("", (), (), decoded.language, seconds, seconds, tokens=decoded.tokens)
+    sure = {"logprob": decoded.logprob, "no_speech": decoded.no_speech}
+    empty = Piece("", (), (), decoded.language, seconds, seconds, tokens=decoded.tokens, **sure)
     left_out = _left_out(_text(tokenizer, decoded.tokens), decoded, seconds)
     if left_out:
         return replace(empty, left_out=left_out), seconds
     text = "".join(_text(tokenizer, decoded.tokens[first:last]) for first, last, _, _ in spans)
+    spans = _timed(tokenizer, decoded.tokens, spans, voices, seconds)
     segments = tuple(
         Segment(said, start, end)
         for first, last, start, end in spans
         if (said := _text(tokenizer, decoded.tokens[first:last]).strip())
     )
-    words = tuple(word for span in spans for word in _words(tokenizer, decoded, ends, span))
+    words = tuple(word for span in spans for word in _words(tokenizer, decoded, ends, span, voices))
     return replace(empty, text=text, segments=segments, words=words), advance
 
 
@@ -278,13 +322,37 @@ def _left_out(text: str, decoded: Decoded, seconds: float) -> str:
         return "no speech"
     if decoded.no_speech > NO_SPEECH_ABOVE and decoded.logprob < NO_SPEECH_UNSURE_BELOW:
         return "no speech"
-    lost = decoded.logprob < LOST_BELOW or _loops(text, decoded, seconds)
+    lost_below = LOST_AGAIN_BELOW if decoded.temperature else LOST_BELOW
+    lost = decoded.logprob < lost_below or _loops(text, decoded, seconds)
     return "unclear" if lost else ""
 
 
 def _loops(text: str, decoded: Decoded, seconds: float) -> bool:
-    """Whether the text repeats itself, and faster than anybody speaks."""
-    return compression_ratio(text) > REPETITIVE_ABOVE and len(decoded.tokens) > LOOP_ABOVE * seconds
+    """Whether the text repeats itself, and either faster than anybody speaks or without being sure of it."""
+    hurried = len(decoded.tokens) > LOOP_ABOVE * seconds
+    return compression_ratio(text) > REPETITIVE_ABOVE and (hurried or decoded.logprob < LOOP_UNSURE_BELOW)
+
+
+def seems_foreign(samples: np.ndarray, pieces: Sequence[Piece]) -> bool:
+    """Whether speech that an English-only checkpoint wrote down does not seem to be English.
+
+    There it is unsure of every token, and not even sure that it hears speech. The means are over the windows
+    in which somebody speaks; samples: the recording, float32 [samples], mono, 16 kHz.
+    """
+    heard = [piece for piece in pieces if piece.tokens]
+    unsure = [piece for piece in heard if piece.logprob < FOREIGN_BELOW and piece.no_speech > FOREIGN_ABOVE]
+    if not unsure or sum(_length(one) for one in unsure) < sum(_length(one) for one in heard) / 2:
+        return False
+    return any(
+        sum(high - low for low, high in voice.spans(audio.raised(samples[slice(*piece.window)])))
+        >= FOREIGN_SECONDS * audio.RATE
+        for piece in unsure
+    )
+
+
+def _length(piece: Piece) -> int:
+    """Samples of its window."""
+    return piece.window[1] - piece.window[0]
 
 
 def compression_ratio(text: str) -> float:
@@ -318,7 +386,65 @@ def _spans(tokens: tuple[int, ...], begin: int, seconds: float) -> tuple[list[Sp
     return spans, seconds
 
 
-def _words(tokenizer: Any, decoded: Decoded, token_ends: tuple[float, ...], span: Span) -> Iterator[Segment]:
+class Voices:
+    """Where somebody speaks in a window, found out when it is first asked for. samples: float32 [samples]."""
+
+    def __init__(self, samples: np.ndarray) -> None:
+        self._samples = samples
+
+    @cached_property
+    def _spans(self) -> list[tuple[float, float]]:
+        return [(low / audio.RATE, high / audio.RATE) for low, high in voice.spans(self._samples)]
+
+    def begin(self, start: float, end: float, word: bool = False) -> float:
+        """The start of a phrase or a word in seconds, or that of its voice where that is clearly later.
+
+        A word is said at its end: of several voices it is the last one, of a phrase the first.
+        """
+        found = [low - BEFORE_VOICE for low, high in self._spans if low < end - STEP and high > start + STEP]
+        voiced = found[-1 if word else 0] if found else start
+        return voiced if voiced - start > EARLY else start
+
+
+def _timed(
+    tokenizer: Any, tokens: tuple[int, ...], spans: list[Span], voices: Voices, seconds: float
+) -> list[Span]:
+    """The same spans, none of which begins before its voice or has no length. seconds: of the window."""
+    timed: list[Span] = []
+    for first, last, start, end in spans:
+        said = len(_text(tokenizer, tokens[first:last]))
+        if end - start > LONG_WORD and said < SLOW_BELOW * (end - start):
+            start = voices.begin(start, end)
+        timed.append((first, last, start, end))
+    starts, ends = _spread(
+        [span[2] for span in timed], [span[3] for span in timed], 0.0, seconds, SHORTEST_SEGMENT
+    )
+    return [(first, last, a, b) for (first, last, _, _), a, b in zip(timed, starts, ends, strict=True)]
+
+
+def _spread(
+    starts: list[float], ends: list[float], low: float, high: float, shortest: float
+) -> tuple[list[float], list[float]]:
+    """The same times in order, each at least so long, as far as there is room between low and high."""
+    shortest = min(shortest, max(0.0, high - low) / max(1, len(starts)))
+    reached = low
+    for i in range(len(starts)):
+        starts[i] = max(starts[i], reached)
+        reached = ends[i] = max(ends[i], starts[i] + shortest)
+    reached = high
+    for i in reversed(range(len(starts))):
+        ends[i] = min(ends[i], reached)
+        reached = starts[i] = min(starts[i], ends[i] - shortest)
+    return starts, ends
+
+
+def _words(
+    tokenizer: Any,
+    decoded: Decoded,
+    token_ends: tuple[float, ...],
+    span: Span,
+    voices: Voices | None = None,
+) -> Iterator[Segment]:
     """Groups tokens into words as the tokenizer does; times are kept within the segment's."""
     from transformers.models.whisper.tokenization_whisper import LANGUAGES, _combine_tokens_into_words
 
@@ -327,6 +453,9 @@ def _words(tokenizer: Any, decoded: Decoded, token_ends: tuple[float, ...], span
     first, last, start, end = span
     name = LANGUAGES.get(decoded.language or "en", "english")
     texts, _, positions = _combine_tokens_into_words(tokenizer, list(decoded.tokens[first:last]), name)
+    said: list[str] = []
+    starts: list[float] = []
+    finishes: list[float] = []
     for text, indices in zip(texts, positions, strict=True):
         begins = token_ends[first + indices[0] - 1] if first + indices[0] else start
         voiced = [
@@ -334,8 +463,15 @@ def _words(tokenizer: Any, decoded: Decoded, token_ends: tuple[float, ...], span
         ]
         ends = token_ends[first + (voiced or indices)[-1]]
         begins = min(max(begins, start), end)
+        ends = min(max(ends, begins), end)
+        if voices and ends - begins > LONG_WORD:
+            begins = voices.begin(begins, ends, word=True)
         if text.strip():
-            yield Segment(text.strip(), begins, min(max(ends, begins), end))
+            said.append(text.strip())
+            starts.append(begins)
+            finishes.append(ends)
+    starts, finishes = _spread(starts, finishes, start, end, SHORTEST_WORD)
+    yield from map(Segment, said, starts, finishes)
 
 
 def taken(model: Any, piece: Piece) -> list[Span]:
@@ -351,11 +487,17 @@ def taken(model: Any, piece: Piece) -> list[Span]:
     return [span for span in spans if start + span[2] < until - STEP / 2]
 
 
-def words_of(loaded: Loaded, piece: Piece, ends: tuple[float, ...]) -> tuple[Segment, ...]:
-    """The words of a piece with times in the recording. ends: as of `token_ends`, () where there are none."""
-    decoded = Decoded(piece.tokens, 0.0, 0.0, piece.language)
-    spans = taken(loaded.model, piece)
-    words = (word for span in spans for word in _words(loaded.processor.tokenizer, decoded, ends, span))
+def words_of(
+    loaded: Loaded, piece: Piece, ends: tuple[float, ...], samples: np.ndarray
+) -> tuple[Segment, ...]:
+    """The words of a piece with times in the recording.
+
+    ends: as of `token_ends`, () where there are none; samples: what the window heard.
+    """
+    decoded, voices = Decoded(piece.tokens, 0.0, 0.0, piece.language), Voices(samples)
+    tokenizer, seconds = loaded.processor.tokenizer, samples.size / audio.RATE
+    spans = _timed(tokenizer, piece.tokens, taken(loaded.model, piece), voices, seconds)
+    words = (word for span in spans for word in _words(tokenizer, decoded, ends, span, voices))
     return _shifted(replace(piece, words=tuple(words)), piece.window[0] / audio.RATE).words
 
 

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 MOST_ROWS = 16  # windows under way at once
 MOST_BYTES = 300_000_000  # of their cross-attention keys and values; each step reads them all
 HOP = 160  # samples from one frame of the spectrogram to the next
-UNREPEATED = 4  # tokens; in a second try no run of so many comes twice
+# What is not believed is decoded anew at the next of these, as section 4.5 of Whisper's paper has it.
+TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+SEED = 0  # of each further try, so that a recording always gives the same text
 Pair = tuple["torch.Tensor", "torch.Tensor"]  # keys and values
 
 
@@ -42,7 +44,8 @@ class Decoded:
     tokens: those after the prompt, without end of text; logprob: mean over them and the end of text;
     no_speech: probability of <|nospeech|>; language: its code, None for English-only checkpoints;
     attentions: if words are asked for, those of prompt and tokens to the encoder's positions, for each
-    decoder layer [1, heads, prompt + tokens, positions].
+    decoder layer [1, heads, prompt + tokens, positions]; temperature: at which tokens were drawn, 0 for the
+    likeliest ones.
     """
 
     tokens: tuple[int, ...]
@@ -50,6 +53,7 @@ class Decoded:
     no_speech: float
     language: str | None
     attentions: tuple[torch.Tensor, ...] = ()
+    temperature: float = 0.0
 
 
 @dataclass(eq=False)
@@ -57,8 +61,9 @@ class Window:
     """A stretch of sound to decode, and what became of it.
 
     samples: float32 [samples], mono, 16 kHz; language: a code, None to detect it, or for English-only
-    checkpoints; words: whether their times will be asked for; loops: whether a first try has to be
-    repeated. Once `done`, it has been decoded, has failed, or was given up with neither.
+    checkpoints; words: whether their times will be asked for; loops: whether what was decoded has to be
+    decoded anew, at a higher temperature. Once `done`, it has been decoded, has failed, or was given up with
+    neither.
     """
 
     samples: np.ndarray
@@ -89,7 +94,8 @@ class _Row:
     read: int = 0
     logprobs: list[float] = field(default_factory=list)
     no_speech: float = 0.0
-    second_try: bool = False
+    tries: int = 0  # before this one
+    random: torch.Generator | None = None
     ended: bool = False
 
 
@@ -245,9 +251,9 @@ class Engine:
             if row.read == 1:
                 self._first(row, logits[row.slot])
         ready = [row for row in rows if row.read == len(row.tokens)]
-        ready.sort(key=lambda row: (row.read, row.second_try))
-        for (_, second_try), group in groupby(ready, key=lambda row: (row.read, row.second_try)):
-            self._choose(list(group), logits, second_try)
+        ready.sort(key=lambda row: row.read)
+        for _, group in groupby(ready, key=lambda row: row.read):
+            self._choose(list(group), logits)
 
     def _first(self, row: _Row, logits: torch.Tensor) -> None:
         """What follows <|startoftranscript|> tells whether there is speech, and in which language."""
@@ -258,10 +264,14 @@ class Engine:
             row.language = names[int(logits[list(ids)].argmax())].strip("<|>")
             row.tokens += _request(config, row.language, row.window.task)
 
-    def _choose(self, rows: list[_Row], logits: torch.Tensor, second_try: bool) -> None:
-        """The most probable token for rows of the same length."""
-        scores = self._rules([row.tokens for row in rows], logits[[row.slot for row in rows]], second_try)
+    def _choose(self, rows: list[_Row], logits: torch.Tensor) -> None:
+        """The most probable token for rows of the same length; one drawn at random in a further try."""
+        scores = self._rules([row.tokens for row in rows], logits[[row.slot for row in rows]])
         chosen = scores.argmax(-1)
+        for place, row in enumerate(rows):
+            if row.random:
+                probabilities = (scores[place].cpu() / TEMPERATURES[row.tries]).softmax(-1)
+                chosen[place] = probabilities.multinomial(1, generator=row.random)[0]
         logprobs = scores.log_softmax(-1).gather(-1, chosen[:, None])[:, 0]
         for row, token, logprob in zip(rows, chosen.tolist(), logprobs.tolist(), strict=True):
             row.tokens.append(token)
@@ -270,11 +280,14 @@ class Engine:
                 self._ended(row)
 
     def _ended(self, row: _Row) -> None:
+        import torch
+
         decoded = self._decoded(row)
-        if not row.second_try and row.window.loops(decoded):
+        if row.tries + 1 < len(TEMPERATURES) and row.window.loops(decoded):
             # The sound is in the cache still, and so is the prompt but for its last token's successor.
             row.tokens, row.logprobs = row.tokens[: self._prompt], []
-            row.read, row.second_try = self._prompt - 1, True
+            row.read, row.tries = self._prompt - 1, row.tries + 1
+            row.random = torch.Generator().manual_seed(SEED)
         elif row.window.words:
             row.ended = True
         else:
@@ -284,7 +297,14 @@ class Engine:
         tokens = row.tokens[self._prompt :]
         if tokens[-1] == self._model.generation_config.eos_token_id:
             tokens = tokens[:-1]
-        return Decoded(tuple(tokens), float(np.mean(row.logprobs)), row.no_speech, row.language, attentions)
+        return Decoded(
+            tuple(tokens),
+            float(np.mean(row.logprobs)),
+            row.no_speech,
+            row.language,
+            attentions,
+            TEMPERATURES[row.tries],
+        )
 
     def _align(self, row: _Row) -> None:
         """Reads the finished tokens once more with attention that can be seen."""
@@ -314,7 +334,6 @@ class Rules:
     def __init__(self, model: Any, prompt: int) -> None:
         import torch
         from transformers import (
-            NoRepeatNGramLogitsProcessor,
             SuppressTokensAtBeginLogitsProcessor,
             SuppressTokensLogitsProcessor,
             WhisperTimeStampLogitsProcessor,
@@ -332,14 +351,11 @@ class Rules:
             self._first = at_begin(begin, self._always)
         self._prompt = prompt
         self._timestamps = WhisperTimeStampLogitsProcessor(config, begin_index=prompt)
-        self._unrepeated = NoRepeatNGramLogitsProcessor(UNREPEATED)
 
-    def __call__(self, tokens: list[list[int]], scores: torch.Tensor, second_try: bool) -> torch.Tensor:
+    def __call__(self, tokens: list[list[int]], scores: torch.Tensor) -> torch.Tensor:
         import torch
 
         history: Any = torch.tensor(tokens)
-        if second_try:
-            scores = self._unrepeated(history, scores)
         forbidden = self._first if history.shape[1] == self._prompt else self._always
         return self._timestamps(history, scores + forbidden)
 

@@ -59,6 +59,11 @@ LEFT_OUT = {
     "no speech": "No speech from {0} to {1}: the sound there is something else.",
     "unclear": "Left out from {0} to {1}: no words could be made out.",
 }
+FOREIGN = (
+    "This checkpoint knows English only, and what is spoken here does not seem to be English, or is hard to "
+    "make out: the text may be invented. For other languages choose a multilingual checkpoint, such as "
+    "openai/whisper-base."
+)
 FIRST_TOKENS = 6  # whose logits Inside shows
 STATIONS = ("Feature extractor", "Model", "Head", "Postprocessing")
 ALIGNED, ALL = "aligned", "all"  # which attention heads: those that follow the sound, or all of them
@@ -180,7 +185,9 @@ def run(
         measured = (
             f"{recording.seconds:.1f} s of sound, {recording.seconds / taken:.1f} times as fast as it plays."
         )
-        status = status_of(loaded, started, _remarks(pieces, known, stopped()), measured)
+        foreign = not known and whisper.seems_foreign(recording.samples, pieces)
+        remarks = recording.remarks + (FOREIGN,) * foreign + _remarks(pieces, known, stopped())
+        status = status_of(loaded, started, remarks, measured)
         text, segments = postprocess(pieces, timestamps)
         yield Result(text, segments, done, recording.seconds, known, status, tuple(pieces))
 
@@ -277,7 +284,7 @@ def look_inside(ran: Ran, models: ModelManager, number: int | None = None, minut
     if number is None or number not in range(len(ran.pieces)):
         number = first_spoken(ran.pieces)
     piece = ran.pieces[number]
-    sound = recording[slice(*piece.window)]
+    sound = audio.raised(recording[slice(*piece.window)])
     with models.use(OFFER, ran.checkpoint) as loaded:
         extractor = loaded.processor.feature_extractor
         heard = None
@@ -295,7 +302,7 @@ def look_inside(ran: Ran, models: ModelManager, number: int | None = None, minut
             heard=heard,
             mel=heard.mel if heard else spectrogram.log_mel(extractor, sound),
             taken=_taken(spans, piece.tokens, loaded),
-            words=whisper.words_of(loaded, piece, heard.ends) if heard and heard.ends else (),
+            words=whisper.words_of(loaded, piece, heard.ends, sound) if heard and heard.ends else (),
             aligned=hearing.alignment_heads(loaded.model),
         )
 

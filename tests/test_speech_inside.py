@@ -245,7 +245,7 @@ def test_pieces_remember_what_was_heard_and_written(codes, trusting):
         ]
         assert "".join(texts) == piece.text
         heard = hearing.hear(loaded, sound, piece.tokens, piece.language, "transcribe")
-        assert whisper.words_of(loaded, piece, heard.ends) == piece.words
+        assert whisper.words_of(loaded, piece, heard.ends, sound) == piece.words
         dropped += any(token < begin for token in piece.tokens[spans[-1][1] :])
     assert dropped  # some windows end within a segment, which the next one hears again
     assert pieces[-1].done == samples.size / audio.RATE

@@ -83,23 +83,28 @@ def test_one_window_is_what_generate_writes_in_many_languages(language, task):
 
 
 @pytest.mark.parametrize("codes", [(), ("en", "fr", "de")])
-def test_a_second_try_is_what_generate_writes_without_repetition(codes):
+def test_further_tries_are_drawn_at_higher_temperatures_and_always_alike(codes):
     loaded = tiny_whisper.whisper(codes)
     tries: list[Decoded] = []
 
     def loops(decoded: Decoded) -> bool:
         tries.append(decoded)
-        return True
+        return len(tries) % 6 < until
 
-    language = "fr" if codes else None
+    language, until = "fr" if codes else None, 6
     options = {"language": "fr", "task": "transcribe"} if codes else {}
     (decoded,) = finish(Engine(loaded), window(noise(SECONDS), language, loops=loops))
-    prompt = 3 if codes else 1
     first = generated(loaded, noise(SECONDS), **options)
-    second = generated(loaded, noise(SECONDS), no_repeat_ngram_size=windows.UNREPEATED, **options)
-    assert [list(one.tokens) for one in tries] == [text_tokens(loaded, first[0], prompt)]
-    assert list(decoded.tokens) == text_tokens(loaded, second[0], prompt)
-    assert decoded.no_speech == tries[0].no_speech
+    assert list(tries[0].tokens) == text_tokens(loaded, first[0], 3 if codes else 1)
+    tried = [*tries, decoded]
+    assert [one.temperature for one in tried] == list(windows.TEMPERATURES)
+    assert len({one.tokens for one in tried}) == len(tried)
+    assert all(one.no_speech == tries[0].no_speech for one in tried)
+    # The hotter, the less likely.
+    assert tried[0].logprob > tried[2].logprob > tried[5].logprob
+    tries, until = [], 3
+    (third,) = finish(Engine(loaded), window(noise(SECONDS), language, loops=loops))
+    assert third.tokens == tried[2].tokens and third.temperature == windows.TEMPERATURES[2]
 
 
 def test_log_probability_and_no_speech_are_those_of_one_pass():
@@ -145,10 +150,8 @@ def test_windows_that_join_and_leave_at_any_time_change_nothing_for_the_others()
         list(alone[i].tokens) for i in (0, 3, 4, 5, 6)
     ]
     assert together[0].logprob == pytest.approx(alone[0].logprob, abs=1e-5)
-    second = generated(
-        loaded, sounds[1], language=alone[1].language, task="transcribe", no_repeat_ngram_size=4
-    )
-    assert list(together[1].tokens) == text_tokens(loaded, second[0], 3)
+    tried = finish(Engine(loaded), window(sounds[1], loops=lambda decoded: True))
+    assert together[1].tokens == tried[0].tokens != alone[1].tokens
     german = generated(loaded, sounds[2], language="de", task="transcribe")
     assert list(together[2].tokens) == text_tokens(loaded, german[0], 3)
     steps = sizes[: -2 * (tiny_whisper.MOST_TOKENS + 1)]  # those of generate are the last

@@ -312,10 +312,7 @@ def measure_translation(path: Path, choice: str, models: ModelManager, limit: in
         started = time.perf_counter()
         hypotheses: list[str] = []
         for part in chunks(list(grouped), translation.MOST_CHARACTERS):
-            paragraphs = translation.run("\n".join(part), name, models).paragraphs
-            if len(paragraphs) != len(part):
-                raise RuntimeError(f"{len(part)} lines came back as {len(paragraphs)} paragraphs")
-            hypotheses += [" ".join(sentence.target for sentence in row) for row in paragraphs]
+            hypotheses += [result.text for result in translation.run_many(part, name, models)]
         seconds = time.perf_counter() - started
     references = reference_streams(list(grouped.values()))
     for metric in (CHRF(), BLEU()):

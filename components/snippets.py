@@ -6,10 +6,11 @@ stands in it as string literals, which nothing can break out of, and never in a 
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 from components.audio import RATE
 from components.checkpoints import Bundled, Checkpoint, Hub
 from components.formats import origin_of
+from components.wording import Wording, restored
 
 if TYPE_CHECKING:
     from components.decoding import Sampling
@@ -223,11 +225,11 @@ UNCACHED = "        output = model(input_ids=ids)"
 TRANSLATION = Template("""\
 # Translation: a sentence in another language, and which tokens look at which.
 # pip install torch transformers sentencepiece
-import torch
+${imports}import torch
 from transformers import AutoTokenizer, MarianMTModel
 
 $checkpoint
-${codes}paragraphs = $paragraphs
+${codes}$texts
 
 tokenizer = AutoTokenizer.from_pretrained(checkpoint$revision)
 # Only this implementation of attention shows its weights.
@@ -249,16 +251,10 @@ def write(inputs):
         return model.generate(**inputs, max_length=min($positions, longest))
 
 
-# Postprocessing: token ids become text.
-lines = []
-for sentences in paragraphs:
-    written = [write(read(sentence))[0] for sentence in sentences]
-    lines.append(" ".join(tokenizer.decode(ids, skip_special_tokens=True) for ids in written))
-translation = "\\n".join(lines)
-print(translation)
+${postprocessing}print(translation)
 
 # Attention: one pass over a sentence and its translation.
-sentence = [sentence for sentences in paragraphs for sentence in sentences][$chosen]
+sentence = $sentences[$chosen]
 inputs = read(sentence)
 written = write(inputs)
 fed = written[:, :-1]  # the last token is written but never read
@@ -272,6 +268,31 @@ print(tokenizer.convert_ids_to_tokens(inputs["input_ids"][0].tolist()))
 print(encoder[-1].mean(0))  # encoder self-attention, last layer, mean of heads
 print(tokenizer.convert_ids_to_tokens(fed[0].tolist()))
 print(cross[-1].mean(0))  # cross-attention: queries of the translation, keys of the sentence
+""")
+
+PARAGRAPHS = """\
+# Postprocessing: token ids become text.
+lines = []
+for sentences in paragraphs:
+    written = [write(read(sentence))[0] for sentence in sentences]
+    lines.append(" ".join(tokenizer.decode(ids, skip_special_tokens=True) for ids in written))
+translation = "\\n".join(lines)
+"""
+PARTS = """\
+# What stays as it is, and what the model reads of each sentence, with how its translation is restored:
+# stand-ins for what must not change, capitals, marks that the vocabulary lacks, line breaks.
+"""
+PUT_TOGETHER = Template("""\
+$restored
+
+# Postprocessing: token ids become text.
+translation = ""
+for part in parts:
+    if isinstance(part, dict):
+        how = {name: value for name, value in part.items() if name != "read"}
+        written = tokenizer.decode(write(read(part["read"]))[0], skip_special_tokens=True)
+        part = restored(written, **how)
+    translation += part
 """)
 
 SPEECH = Template("""\
@@ -606,7 +627,7 @@ def generation(
 
 def translation(
     where: Where,
-    paragraphs: Sequence[Sequence[str]],
+    parts: Sequence[str | Wording],
     *,
     positions: int,
     prefix: str = "",
@@ -614,23 +635,60 @@ def translation(
 ) -> str:
     """A translation sentence by sentence, and the attention behind one of them.
 
-    paragraphs: of sentences; positions: tokens that the model takes; prefix: the code of a target
-    language, such as ">>fra<<", for sentences without one; sentence: the number of the one whose attention
-    is shown, from 0 on in the whole text.
+    parts: sentences, and what stands between them; positions: tokens that the model takes; prefix: the code
+    of a target language, such as ">>fra<<", for sentences without one; sentence: the number of the one whose
+    attention is shown, from 0 on.
     """
-    rows = [
-        [f"{prefix} {one}" if prefix and not one.startswith(">>") else one for one in row]
-        for row in paragraphs
-    ]
-    items = "".join(f"    {listed(row, 4)},\n" for row in rows)
+
+    def coded(read: str) -> str:
+        return f"{prefix} {read}" if prefix and not read.startswith(">>") else read
+
+    paragraphs = _paragraphs(parts)
+    if paragraphs is not None:
+        items = "".join(f"    {listed([coded(one) for one in row], 4)},\n" for row in paragraphs)
+        texts, imports, postprocessing = f"paragraphs = [\n{items}]", "", PARAGRAPHS
+        sentences = "[sentence for sentences in paragraphs for sentence in sentences]"
+    else:
+        items = "".join(f"    {_part(part, coded)},\n" for part in parts)
+        texts, imports = f"{PARTS}parts = [\n{items}]", "import re\n\n"
+        postprocessing = PUT_TOGETHER.substitute(restored=inspect.getsource(restored))
+        sentences = '[part["read"] for part in parts if isinstance(part, dict)]'
     return _program(
         TRANSLATION,
         where,
-        paragraphs=f"[\n{items}]",
+        texts=texts,
+        imports=imports,
+        postprocessing=postprocessing,
+        sentences=sentences,
         codes="# Each sentence begins with the code of the language it is to be in.\n" if prefix else "",
         positions=positions,
         chosen=sentence,
     )
+
+
+def _paragraphs(parts: Sequence[str | Wording]) -> list[list[str]] | None:
+    """The sentences of each line if they are read as they stand, and only single spaces and line ends stand
+    between them, else None."""
+    rows: list[list[str]] = [[]]
+    for part in parts:
+        if isinstance(part, str):
+            rows += [[] for _ in range(part.count("\n"))]
+        elif part == Wording(part.read):
+            rows[-1].append(part.read)
+        else:
+            return None
+    whole = "".join(part if isinstance(part, str) else part.read for part in parts)
+    return rows if "\n".join(map(" ".join, rows)) == whole else None
+
+
+def _part(part: str | Wording, coded: Callable[[str], str]) -> str:
+    if isinstance(part, str):
+        return literal(part)
+    values = {one.name: getattr(part, one.name) for one in fields(part)[1:]}
+    different = {name: repr(value) for name, value in values.items() if value}
+    items = {"read": literal(coded(part.read)), **different}
+    written = ", ".join(f'"{name}": {value}' for name, value in items.items())
+    return f"{{{written}}}"
 
 
 def speech(

@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 import numpy as np
 
-from components import answers, given, inside, snippets, tables, ui
+from components import answers, given, inside, layout, snippets, tables, ui
 from components import attention as explorer
 from components.answers import About
 from components.attention import (
@@ -46,10 +45,12 @@ from components.inside_markup import (
 from components.inside_markup import (
     sentence as said,
 )
+from components.layout import Part, Segment
 from components.line import Line
 from components.models import Loaded, ModelManager, survives_out_of_memory
 from components.progress import Report, Stopped, never, unreported
-from components.sentences import split_sentences
+from components.sentences import split_clauses, split_sentences
+from components.wording import ATTEMPTS, Lacks, Wording, around, taken_apart, worded
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -65,6 +66,11 @@ EXAMPLES = [
 ]
 BATCH = 16  # sentences that go together at most
 STEP = 32  # see longest
+MOST_TOKENS = 128  # of a sentence; longer ones are rare in what translators learn from
+FAR_OFF = 2.5  # times as many tokens as the sentence, or as few
+LEAST_TOKENS = 12  # a translation of fewer may well be so
+NUMBER = re.compile(r"\d{2,}")  # one digit may well become a word
+BYTE = re.compile("<0x[0-9A-F]{2}>")  # a piece of a vocabulary that spells what it lacks
 MOST_CHARACTERS = 20_000
 MOST_TEXTS = 1000  # in one call of many
 Pair = tuple[tuple[int, ...], tuple[int, ...]]  # the ids of a sentence, and those the decoder is fed
@@ -115,36 +121,50 @@ OFFER = Offer(
 
 @dataclass(frozen=True)
 class Sentence:
-    """One sentence, its translation, and the ids the model read and wrote, special tokens included."""
+    """One sentence, its translation, and the ids the model read and wrote, special tokens included.
+
+    wording: what the model read in place of it, and how what it wrote became the translation, if not as
+    it stands.
+    """
 
     source: str
     target: str
     source_ids: tuple[int, ...]
     target_ids: tuple[int, ...]
+    wording: Wording | None = None
+
+    @property
+    def read(self) -> str:
+        return self.wording.read if self.wording else self.source
 
 
 @dataclass(frozen=True)
 class Result:
-    """Paragraphs of sentences. pair: source and target language codes of the checkpoint."""
+    """A text: sentences, and what stands between them. pair: source and target language codes of the
+    checkpoint."""
 
-    paragraphs: tuple[tuple[Sentence, ...], ...]
+    parts: tuple[str | Sentence, ...]
     pair: tuple[str, str]
     status: Status
 
     @property
     def text(self) -> str:
-        return "\n".join(" ".join(sentence.target for sentence in row) for row in self.paragraphs)
+        return text_of(self.parts)
 
     @property
     def sentences(self) -> list[Sentence]:
-        return [sentence for row in self.paragraphs for sentence in row]
+        return [part for part in self.parts if isinstance(part, Sentence)]
+
+
+def text_of(parts: Sequence[str | Sentence]) -> str:
+    return "".join(part if isinstance(part, str) else part.target for part in parts)
 
 
 @dataclass(frozen=True)
 class Ran:
     """What the drawers need to know of a run. checkpoint: its name, so that it is the same one again."""
 
-    text: str
+    parts: tuple[str | Sentence, ...]
     checkpoint: str
     sentences: tuple[Sentence, ...]
 
@@ -184,16 +204,16 @@ class Inside:
     log_probability: float
 
 
-def validate(text: str | None) -> list[list[str]]:
-    """The sentences of each paragraph. Raises InputError without a text, or for one that is too long."""
-    clean = given.text(text).strip()
-    if not clean:
+def validate(text: str | None) -> str:
+    """The text. Raises InputError without one, or for one that is too long."""
+    clean = given.text(text)
+    if not clean.strip():
         raise InputError("There is no text yet. Type a sentence and run again.")
     if len(clean) > MOST_CHARACTERS:
         raise InputError(
             f"That is {len(clean)} characters; at most {MOST_CHARACTERS} go in one run. Split it up."
         )
-    return split_sentences(clean)
+    return clean
 
 
 def language_pair(loaded: Loaded) -> tuple[str, str]:
@@ -267,19 +287,22 @@ def joint(loaded: Loaded) -> Batcher[tables.Encoding, torch.Tensor]:
 
 
 def postprocess(
-    sources: list[str], encodings: list[tables.Encoding], generated: list[torch.Tensor], loaded: Loaded
-) -> list[Sentence]:
-    """Sentences with their translations, padding taken off the ids."""
+    source: str, wording: Wording, encoding: tables.Encoding, output: torch.Tensor, loaded: Loaded
+) -> Sentence | None:
+    """A sentence with its translation, padding taken off the ids; None if the model dropped a stand-in."""
     pad = loaded.processor.pad_token_id
     start = loaded.model.config.decoder_start_token_id
-    done = []
-    for source, encoding, output in zip(sources, encodings, generated, strict=True):
-        ids = output.tolist()
-        written = [token for i, token in enumerate(ids) if token != pad or (i == 0 and token == start)]
-        with loaded.lock:
-            target = loaded.processor.decode(written, skip_special_tokens=True)
-        done.append(Sentence(source, target, tuple(encoding["input_ids"]), tuple(written)))
-    return done
+    ids = output.tolist()
+    written = [token for i, token in enumerate(ids) if token != pad or (i == 0 and token == start)]
+    with loaded.lock:
+        text = loaded.processor.decode(written, skip_special_tokens=True)
+    target = wording.restored(text)
+    if target is None:
+        return None
+    as_it_stands = wording == Wording(source)
+    return Sentence(
+        source, target, tuple(encoding["input_ids"]), tuple(written), None if as_it_stands else wording
+    )
 
 
 @survives_out_of_memory
@@ -295,30 +318,188 @@ def run(
 
     Raises Cancelled when it is stopped.
     """
-    paragraphs = validate(text)
+    return run_many([validate(text)], choice, models, report, stopped, batch)[0]
+
+
+@survives_out_of_memory
+def run_many(
+    texts: Sequence[str],
+    choice: str,
+    models: ModelManager,
+    report: Report = unreported,
+    stopped: Stopped = never,
+    batch: int = BATCH,
+) -> list[Result]:
+    """What `run` gives, of many texts at once, of MOST_CHARACTERS in all; the remarks are of all."""
     with models.use(OFFER, choice, report, stopped) as loaded:
         started = time.perf_counter()
-        flat = [sentence for row in paragraphs for sentence in row]
-        encodings, kept = preprocess(flat, loaded)
-        generated = loaded.share(joint)(encodings, stopped, min(batch, BATCH))
-        pieces = iter(postprocess(flat, encodings, generated, loaded))
-        rows = tuple(tuple(next(pieces) for _ in row) for row in paragraphs)
-        cut = [part for part in kept if part is not None]
-        status = status_of(loaded, started, _remarks(loaded, cut))
-        return Result(rows, language_pair(loaded), status)
+        work = Work(loaded, stopped, min(batch, BATCH))
+        done = work.translated(texts)
+        status = status_of(loaded, started, _remarks(work, done))
+        return [Result(parts, language_pair(loaded), status) for parts in done]
 
 
-def _remarks(loaded: Loaded, cut: list[str]) -> tuple[str, ...]:
+def lacking(loaded: Loaded) -> Lacks:
+    """Whether the checkpoint's vocabulary lacks a character, so that it is unknown or comes as bytes."""
+    tokenizer, known = loaded.processor, dict[str, bool]()
+
+    def lacks(character: str) -> bool:
+        if character not in known:
+            with loaded.lock:
+                pieces = tokenizer.tokenize(f"a{character}")
+                ids = tokenizer.convert_tokens_to_ids(pieces)
+            known[character] = tokenizer.unk_token_id in ids or any(map(BYTE.fullmatch, pieces))
+        return known[character]
+
+    return lacks
+
+
+@dataclass(eq=False)
+class Hole:
+    """A place for a translation, and what fills it. things: what stands for the keys in the segment."""
+
+    segment: Segment
+    things: dict[str, str]
+    filled: list[str | Sentence | Hole] = field(default_factory=list)
+
+    def around(self, lacks: Lacks) -> list[Hole]:
+        """Fill it with what the model drops, and with holes for the words between."""
+        self.filled = [_hole(part, self.things) for part in around(self.segment, lacks) if part]
+        return [part for part in self.filled if isinstance(part, Hole)]
+
+
+def _hole(part: Part, things: dict[str, str]) -> str | Hole:
+    return layout.unshielded(part, things) if isinstance(part, str) else Hole(part, things)
+
+
+def _flat(parts: Iterable[str | Sentence | Hole]) -> Iterator[str | Sentence]:
+    for part in parts:
+        if isinstance(part, Hole):
+            yield from _flat(part.filled)
+        else:
+            yield part
+
+
+@dataclass
+class Work:
+    """Texts on their way through a checkpoint, and what there is to say of them.
+
+    long: sentences that were translated clause by clause; around: what stands in sentences between words
+    that were translated apart, since the model had dropped some of it; cut: what was read of those cut.
+    """
+
+    loaded: Loaded
+    stopped: Stopped
+    batch: int
+    long: int = 0
+    around: list[str] = field(default_factory=list)
+    cut: list[str] = field(default_factory=list)
+
+    def translated(self, texts: Sequence[str]) -> list[tuple[str | Sentence, ...]]:
+        """The sentences of each text, and what stands between them."""
+        rows = [self._taken_apart(text) for text in texts]
+        holes = [part for row in rows for part in row if isinstance(part, Hole)]
+        for attempt in range(ATTEMPTS):
+            holes = self._fill(holes, attempt)
+        lacks = self.loaded.share(lacking)
+        self._fill([part for hole in holes for part in hole.around(lacks)], ATTEMPTS)
+        self.around = [
+            part for hole in holes for part in hole.filled if isinstance(part, str) and part.strip()
+        ]
+        return [tuple(_flat(row)) for row in rows]
+
+    def _taken_apart(self, text: str) -> list[str | Hole]:
+        lacks = self.loaded.share(lacking)
+        language = language_pair(self.loaded)[0]
+        text, things = layout.shielded(text)
+        return [
+            _hole(piece, things)
+            for part in layout.parts(text, lambda line: split_sentences(line, language))
+            for piece in ([part] if isinstance(part, str) else taken_apart(part, lacks, self._clauses))
+            if piece
+        ]
+
+    def _clauses(self, sentence: str) -> list[str]:
+        most = self.loaded.model.config.max_position_embeddings
+        well = at_once(self.loaded)
+        clauses = split_clauses(sentence, self._tokens, well, min(2 * well, most))
+        self.long += len(clauses) > 1
+        return clauses
+
+    def _tokens(self, text: str) -> int:
+        # A character is four bytes at most, and each may be a token.
+        if len(text.encode()) + 8 <= at_once(self.loaded):
+            return 0
+        with self.loaded.lock:
+            return tables.length(self.loaded.processor(with_language(text, self.loaded), verbose=False))
+
+    def _fill(self, holes: list[Hole], attempt: int) -> list[Hole]:
+        """Translates what belongs into them; gives those that are still empty."""
+        lacks, pair = self.loaded.share(lacking), language_pair(self.loaded)
+        wordings = [worded(hole.segment, hole.things, lacks, pair, attempt) for hole in holes]
+        asked = [(hole, wording) for hole, wording in zip(holes, wordings, strict=True) if wording]
+        if not asked:
+            return holes
+        encodings, kept = preprocess([wording.read for _, wording in asked], self.loaded)
+        generated = self.loaded.share(joint)(encodings, self.stopped, self.batch)
+        for (hole, wording), encoding, part, output in zip(asked, encodings, kept, generated, strict=True):
+            source = layout.unshielded(hole.segment.text, hole.things)
+            sentence = postprocess(source, wording, encoding, output, self.loaded)
+            if sentence:
+                hole.filled.append(sentence)
+                self.cut += [] if part is None else [part]
+        return [hole for hole in holes if not hole.filled]
+
+
+def at_once(loaded: Loaded) -> int:
+    """Tokens that a checkpoint translates at once: no more than it was trained on, as far as it says."""
+    config = loaded.model.config
+    return min(config.max_position_embeddings, loaded.processor.model_max_length, MOST_TOKENS)
+
+
+def seems_off(sentence: Sentence) -> bool:
+    """Whether a translation has far fewer tokens than the sentence or far more, or lacks a number of it."""
+    read, written = len(sentence.source_ids), len(sentence.target_ids)
+    numbers = set(NUMBER.findall(sentence.source)) - set(NUMBER.findall(sentence.target))
+    odd = max(read, written) > LEAST_TOKENS and not 1 / FAR_OFF < read / written < FAR_OFF
+    return odd or bool(numbers)
+
+
+def _remarks(work: Work, done: Sequence[tuple[str | Sentence, ...]]) -> tuple[str, ...]:
     remarks = []
-    codes = loaded.processor.supported_language_codes
+    sentences = [part for parts in done for part in parts if isinstance(part, Sentence)]
+    codes = work.loaded.processor.supported_language_codes
     if codes:
         remarks.append(f"Into {codes[0]} unless a sentence begins with another code: {' '.join(codes[:12])}")
-    if cut:
-        limit = loaded.model.config.max_position_embeddings
+    if not sentences:
+        remarks.append("No letters are in it: it stays as it is.")
+    if work.long:
         remarks.append(
-            f"{len(cut)} sentences were cut to {limit} tokens. The first was read up to: “… {cut[0][-80:]}”"
+            f"{counted(work.long, 'sentence')} longer than the {at_once(work.loaded)} tokens that the "
+            "checkpoint takes well at once, so translated clause by clause."
+        )
+    if work.cut:
+        limit = work.loaded.model.config.max_position_embeddings
+        remarks.append(
+            f"{len(work.cut)} sentences were cut to {limit} tokens. The first was read up to: "
+            f"“… {work.cut[0][-80:]}”"
+        )
+    if work.around:
+        remarks.append(
+            f"The model dropped such as “{work.around[0].strip()[:80]}” from a sentence, so the words around "
+            "it were translated apart."
+        )
+    off = [sentence for sentence in sentences if seems_off(sentence)]
+    if off:
+        remarks.append(
+            f"{counted(len(off), 'translation')} far longer or shorter than the sentence, or without its "
+            f"numbers: something may be lost. The first: “{off[0].source[:80]}”"
         )
     return tuple(remarks)
+
+
+def counted(number: int, what: str) -> str:
+    return f"{number} {what} is" if number == 1 else f"{number} {what}s are"
 
 
 @survives_out_of_memory
@@ -392,6 +573,13 @@ def joint_attention(loaded: Loaded) -> Batcher[Pair, Weights]:
 def draw(attention: Attention, view: View | None = None) -> go.Figure:
     """A view of the first tokens; without one the encoder's last layer, averaged over heads."""
     return draw_maps(explorer.look(explorer.first(attention), view or first_view(attention)))
+
+
+def unread() -> go.Figure:
+    """The figure of a text of which the model reads nothing."""
+    import plotly.graph_objects as go
+
+    return go.Figure(layout={"title": {"text": "No attention: the model read nothing of it"}})
 
 
 def first_view(attention: Attention) -> View:
@@ -564,7 +752,8 @@ def named(ran: Ran, index: int) -> str:
     one = ran.sentences[index]
     which = f"Sentence {index + 1} of {len(ran.sentences)}, " if len(ran.sentences) > 1 else ""
     other = " Choose another one below the translation." if which else ""
-    return said(f"{which}“{one.source[:120]}”, became “{one.target[:120]}”.{other}")
+    differently = f" The model read “{one.read[:120]}”." if one.read != one.source else ""
+    return said(f"{which}“{one.source[:120]}”, became “{one.target[:120]}”.{differently}{other}")
 
 
 def to_page(figure: go.Figure) -> str:
@@ -586,10 +775,15 @@ def code(ran: Ran, models: ModelManager, public: bool) -> str:
         codes = loaded.processor.supported_language_codes
         return snippets.translation(
             snippets.place_of(loaded, public),
-            validate(ran.text),
+            wordings(ran.parts),
             positions=loaded.model.config.max_position_embeddings,
             prefix=codes[0] if codes else "",
         )
+
+
+def wordings(parts: Sequence[str | Sentence]) -> list[str | Wording]:
+    """What a model reads of a text, and what stands between."""
+    return [part if isinstance(part, str) else part.wording or Wording(part.source) for part in parts]
 
 
 def beside(
@@ -634,14 +828,18 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
         result = run(text, choice, models, report, stopped, settings.batch)
         # By its name, so that it is the same one even if the hub comes or goes in between.
         choice = result.status.checkpoint
+        pair = " to ".join(language_name(code) for code in result.pair)
+        answered = gr.update(value=result.text, label=f"Translation, {pair}")
+        if not result.sentences:
+            hidden = gr.update(choices=[], visible=False)
+            return answered, hidden, gr.update(value=None), "", None, None, result.status
         first = explorer.first(attend(result.sentences[0], choice, models, report, stopped))
         options = [(f"{i}: {s.source[:60]}", i - 1) for i, s in enumerate(result.sentences, 1)]
-        pair = " to ".join(language_name(code) for code in result.pair)
         return (
-            gr.update(value=result.text, label=f"Translation, {pair}"),
+            answered,
             gr.update(choices=options, value=0, visible=len(options) > 1),
             *first_map(first),
-            Ran(text, choice, tuple(result.sentences)),
+            Ran(result.parts, choice, tuple(result.sentences)),
             first,
             result.status,
         )
@@ -666,7 +864,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
         """Translate a text sentence by sentence; into French, unless the checkpoint is for other languages.
 
         Args:
-            text: The text; its paragraphs are kept.
+            text: The text. Paragraphs, lists and indentation are kept; addresses and placeholders stay.
             checkpoint: "auto", "course", "starter", "Marian fr-en, small", or owner/name[@revision] on a hub.
 
         Returns:
@@ -674,8 +872,10 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
             a plotly figure of the encoder's self-attention in the first sentence, and remarks
         """
         result = run(text, checkpoint, models, stopped=stopped, batch=settings.batch)
-        attention = attend(result.sentences[0], result.status.checkpoint, models, stopped=stopped)
-        return result.text, answers.figure(draw(attention).to_json(), result.status.remarks)
+        drawn = unread()
+        if result.sentences:
+            drawn = draw(attend(result.sentences[0], result.status.checkpoint, models, stopped=stopped))
+        return result.text, answers.figure(drawn.to_json(), result.status.remarks)
 
     def translate_batch(
         texts: list[str], checkpoint: str = "auto", remarks: bool = False, stopped: Stopped = never
@@ -690,11 +890,12 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
         Returns:
             the translations, in the order given; with remarks, if asked for: translations and remarks
         """
-        whole = answers.texts(texts, MOST_TEXTS)
-        result = run("\n".join(whole), checkpoint, models, stopped=stopped, batch=settings.batch)
-        paragraphs = (" ".join(sentence.target for sentence in row) for row in result.paragraphs)
-        done = ["\n".join(islice(paragraphs, len(text.splitlines()))) for text in whole]
-        return answers.remarked("translations", done, result.status.remarks, remarks)
+        answers.texts(texts, MOST_TEXTS)
+        validate("\n".join(texts))
+        whole = [given.text(text) for text in texts]
+        results = run_many(whole, checkpoint, models, stopped=stopped, batch=settings.batch)
+        done = [result.text for result in results]
+        return answers.remarked("translations", done, results[0].status.remarks, remarks)
 
     page.endpoint(
         translate,

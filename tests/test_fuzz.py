@@ -29,7 +29,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.configuration import set_hypothesis_home_dir
 
-from components import gap, sources, tables
+from components import gap, layout, sources, tables
 from components.checkpoints import Offer
 from components.demo import Comparison, Demo
 from components.errors import DemoError, InputError
@@ -288,14 +288,10 @@ def test_generation(prompt, values, mode):
 @fuzzed
 @given(text)
 def test_translation(value):
-    paragraphs = answer(translation.validate, value)
-    if paragraphs is not None:
-        sentences = [one for paragraph in paragraphs for one in paragraph]
-        assert all(map(is_text, sentences))
-        # Nothing but white space is lost on the way.
-        assert "".join("".join(sentences).split()) == "".join(
-            value.encode("utf-8", "replace").decode().split()
-        )
+    whole = answer(translation.validate, value)
+    if whole is not None:
+        # Nothing is lost.
+        assert is_text(whole) and whole == value.encode("utf-8", "replace").decode()
 
 
 @fuzzed
@@ -400,9 +396,54 @@ UNREACHED: Any = SimpleNamespace(reachable=lambda: False, reason=lambda: "the hu
 @fuzzed
 @given(st.one_of(pieces, letters, long))
 def test_sentences_lose_nothing(value):
+    value = whole_characters(value[:20_000])
     with bounded():
-        found = split_sentences(value[:20_000])
-    assert "".join("".join(map("".join, found)).split()) == "".join(value[:20_000].split())
+        found = split_sentences(value)
+    assert "".join(found) == value
+
+
+def whole_characters(value: str) -> str:
+    """As `given.text` makes them."""
+    return value.encode("utf-8", "replace").decode()
+
+
+MARKERS = ("", "- ", "  1. ", "> * ", "(b) ", "# ", "\t- [ ] ")
+WORDS = (
+    "Tom",
+    "and so",
+    "{name}",
+    "%d",
+    "https://a.org/b.",
+    "😀",
+    "“Yes.”",
+    "<b>",
+    "```",
+    "U.S.",
+    "\t",
+    "1987",
+)
+
+
+@fuzzed
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(MARKERS), st.lists(st.sampled_from(WORDS)), st.sampled_from(("\n", "\r\n"))
+        ),
+        max_size=8,
+    )
+)
+def test_layout_loses_nothing(lines):
+    value = "".join(f"{marker}{' '.join(words)}{end}" for marker, words, end in lines)
+    with bounded():
+        hidden, kept = layout.shielded(value)
+        found = layout.parts(hidden, split_sentences)
+    whole = ""
+    for part in found:
+        breaks = {} if isinstance(part, str) else dict(part.breaks)
+        text = part if isinstance(part, str) else part.text
+        whole += "".join(breaks.get(at, mark) for at, mark in enumerate(text))
+    assert layout.unshielded(whole, kept) == value
 
 
 @fuzzed
@@ -454,7 +495,10 @@ CHECKS: dict[str, Callable[[str], Any]] = {
     "template": lambda one: zero_shot.validate("a", "b", one, False),
     "generation": generation.validate,
     "translation": translation.validate,
-    "sentences": lambda one: split_sentences(one[: translation.MOST_CHARACTERS]),
+    "sentences": lambda one: split_sentences(whole_characters(one[: translation.MOST_CHARACTERS])),
+    "layout": lambda one: layout.parts(
+        layout.shielded(whole_characters(one[: translation.MOST_CHARACTERS]))[0], split_sentences
+    ),
     "gap": gap.split_at_gap,
     "a gap": lambda one: gap.split_at_gap(one[: gap.MOST_CHARACTERS]),
     "tokenizers": lambda one: tokenizers.validate(one, list(tokenizers.STARTERS), one),

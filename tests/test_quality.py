@@ -13,6 +13,7 @@ import pytest
 from benchmarks import quality
 from benchmarks.quality import Row
 from components.errors import CheckpointError
+from components.sentences import split_sentences
 from demos import image, masked, sentiment, speech, translation, zero_shot
 
 
@@ -250,13 +251,14 @@ def test_zero_shot_refuses_labels_that_the_tab_would_split(tmp_path):
 def translated(monkeypatch, answers: dict[str, str], pair: tuple[str, str]) -> None:
     """Each sentence is translated as in `answers`, by a checkpoint for these two languages."""
 
-    def run(text, choice, models):
-        sentences = translation.validate(text)
-        return SimpleNamespace(
-            paragraphs=tuple(tuple(SimpleNamespace(target=answers[s]) for s in row) for row in sentences)
-        )
+    def run_many(texts, choice, models):
+        assert sum(map(len, texts)) <= translation.MOST_CHARACTERS
+        return [
+            SimpleNamespace(text=" ".join(answers[one.strip()] for one in split_sentences(text)))
+            for text in texts
+        ]
 
-    monkeypatch.setattr(translation, "run", run)
+    monkeypatch.setattr(translation, "run_many", run_many)
     monkeypatch.setattr(translation, "language_pair", lambda loaded: pair)
 
 

@@ -21,6 +21,7 @@ from components.decoding import Sampling, end_tokens
 from components.snippets import Where
 from components.wheels import MINILM
 from components.whisper import Piece
+from components.wording import Wording
 from demos import generation, image, sentiment, speech, translation, zero_shot
 from tests import tiny, tiny_whisper
 
@@ -96,7 +97,7 @@ def test_texts_reach_every_program_as_they_are(text):
             here, text, [text], text, False, limit=9, id2label={0: "entailment", 1: text}
         ),
         "prompt": snippets.generation(here, text, 5, 2, sampling, "chat", positions=99, ends=[1]),
-        "paragraphs": snippets.translation(here, [[text]], positions=99),
+        "paragraphs": snippets.translation(here, [Wording(text)], positions=99),
         "checkpoint": snippets.speech(here, "word", text, text, multilingual=True),
         "revision": snippets.image(here, 5),
     }
@@ -387,7 +388,7 @@ def translation_program(loaded: Any, result: translation.Result, sentence: int =
     codes = loaded.processor.supported_language_codes
     return snippets.translation(
         at(loaded),
-        [[sentence.source for sentence in row] for row in result.paragraphs],
+        translation.wordings(result.parts),
         positions=loaded.model.config.max_position_embeddings,
         prefix=codes[0] if codes else "",
         sentence=sentence,
@@ -412,6 +413,19 @@ def test_translation_of_a_marian(languages):
 
 def test_translation_of_the_starter(models):
     compare_translation(models, "starter", translation.EXAMPLES[1], 1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "  1. Ask {name} about www.a.org 😀\n\n- I have 88 books.\tTwo dogs “run”.",
+        "THE DOG RUNS ON THE BEACH.\n" + "a man and a dog are running, " * 9,
+        "The weather is nice today and we would\nlike to go for a walk in the park with\nour friends.",
+        "Ask {a} or {b} or {c} or {d} about it — now!",
+    ],
+)
+def test_a_program_prepares_a_text_as_the_app_does(models, text):
+    compare_translation(models, "starter", text, 0)
 
 
 # Speech
@@ -592,7 +606,9 @@ def programs(here: Where) -> dict[str, str]:
         ),
         "texts, likeliest": snippets.generation(llama, "Go", 5, 2, Sampling(), positions=128, ends=[1]),
         "texts, drawn": snippets.generation(llama, "Go", 5, 2, sampling, positions=128, ends=[1]),
-        "translation": snippets.translation(place(tiny.marian()), [["You like it.", "A man."]], positions=64),
+        "translation": snippets.translation(
+            place(tiny.marian()), [Wording("You like it."), " ", Wording("A man.")], positions=64
+        ),
         "values": snippets.image(place(tiny.vit()), 3),
     }
 

@@ -10,20 +10,19 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import re
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from components import formats, pickles
+from components import formats, placing
 from components.checkpoints import SENTENCES, Hub, Recipe
 from components.errors import CheckpointError, InputError
 from components.formats import TIMEOUT, Weights
@@ -37,7 +36,6 @@ POOLING = "1_Pooling/config.json"
 PROCESSORS = re.compile(r"(tokenizer|preprocessor|processor|vocab|spiece)[\w.-]*|.*\.(model|spm)")
 BYTES = {"float64": 8, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1}
 REPORT_EVERY = 500_000  # bytes
-LOOK = 0.2  # seconds from one try to take a lock that another process has to the next
 
 NO_WEIGHTS = Weights((), "")
 
@@ -270,7 +268,8 @@ def fetch(
         folder, pickled = _download(hub, listing, report, endpoint, cache_dir)
         brought = True
     if pickled:
-        _convert(hub, recipe, folder, pickled, brought, report, alone)
+        with _in_sentences(hub):
+            placing.convert(hub.repo_id, recipe, folder, pickled, brought, report, alone)
     return folder
 
 
@@ -297,71 +296,9 @@ def _download(
                     hub.repo_id, file.name, revision=file.commit, endpoint=endpoint, cache_dir=cache_dir
                 )
                 if listing.weights.origin and file.commit != listing.commit:
-                    _take_over(Path(path), folder, listing.weights.origin)
+                    placing.take_over(Path(path), folder, listing.weights.origin)
             meter.set(file.name, file.size)
     return folder, pickled
-
-
-def _take_over(path: Path, folder: Path, origin: formats.Origin) -> None:
-    """Put a file of the commit of a pull request into the folder of the commit that was asked for."""
-    (folder / formats.ORIGIN).write_text(json.dumps(asdict(origin)), encoding="utf-8")
-    link = folder / path.name
-    link.unlink(missing_ok=True)
-    try:
-        link.symlink_to(os.path.relpath(path.resolve(), folder))
-    except OSError:  # a system without links
-        shutil.copyfile(path, link.with_name(f"{link.name}.copy"))
-        link.with_name(f"{link.name}.copy").replace(link)
-
-
-def _convert(
-    hub: Hub, recipe: Recipe, folder: Path, pickled: list[Path], brought: bool, report: Report, alone: Alone
-) -> None:
-    """Safetensors of pickled weights in the folder, made once; brought: these are of no use afterwards."""
-    repository = folder.parent.parent
-    lock = repository.parent / ".locks" / repository.name / f"{folder.name}.conversion.lock"
-    out = repository / "converting" / folder.name
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with _in_sentences(hub), _locked(lock, report):
-        if any(path.suffix == ".safetensors" for path in formats.held(folder)):
-            return  # another process was first
-        with alone(report):
-            tied = pickles.tied_names(recipe, folder)
-        shutil.rmtree(out, ignore_errors=True)
-        out.mkdir(parents=True)
-        try:
-            for path in pickles.convert(pickled, hub.repo_id, out, tied, report):
-                path.replace(folder / path.name)
-        except pickles.UnusableError:
-            _forget(repository, pickled if brought else [])
-            raise
-        finally:
-            shutil.rmtree(out.parent, ignore_errors=True)
-        _forget(repository, pickled if brought else [])
-
-
-def _forget(repository: Path, blobs: list[Path]) -> None:
-    """Delete downloads, but for those that another program has put into a folder."""
-    used = {path.resolve() for path in repository.glob("snapshots/*/*.bin")}
-    for blob in blobs:
-        if blob.resolve() not in used:
-            blob.unlink(missing_ok=True)
-
-
-@contextmanager
-def _locked(lock: Path, report: Report) -> Iterator[None]:
-    """Alone among all processes inside; what report raises ends the wait for it."""
-    from filelock import Timeout
-    from huggingface_hub.utils import WeakFileLock
-
-    with ExitStack() as stack:
-        while True:
-            try:
-                stack.enter_context(WeakFileLock(lock, timeout=LOOK))
-                break
-            except Timeout:
-                report(Progress("waiting for another process to convert it"))
-        yield
 
 
 class _Meter:

@@ -14,7 +14,7 @@ import torch
 from huggingface_hub import HfApi, get_repo_discussions, scan_cache_dir
 from safetensors.torch import load_file, save_file
 
-from components import formats, hub, pickles, unpickling
+from components import formats, pickles, placing, unpickling
 from components.checkpoints import Hub
 from components.errors import CheckpointError
 from components.hub import fetch, inspect, on_disk, parse
@@ -355,7 +355,7 @@ def test_who_waits_for_the_conversion_of_another_process_can_leave(
 ) -> None:
     from huggingface_hub.utils import WeakFileLock
 
-    monkeypatch.setattr(hub, "LOOK", 0.01)
+    monkeypatch.setattr(placing, "LOOK", 0.01)
     lock = cache / ".locks" / "models--someone--tiny-feelings" / f"{commit(pickled)}.conversion.lock"
     lock.parent.mkdir(parents=True)
 
@@ -437,3 +437,18 @@ def test_an_index_of_shards_that_are_not_there(cache: Path, tmp_path: Path, cont
     (source / INDEX).write_text(content)
     with HubServer({NAME: source}) as server, pytest.raises(CheckpointError, match="is incomplete"):
         get(server, cache)
+
+
+def test_what_a_pull_request_has_left_does_not_count_for_a_conversion(
+    server: HubServer, cache: Path, offer: Path, conversions: list[list[Path]]
+) -> None:
+    server.add_pull_request(NAME, offer)
+    server.cut_at(0.5, then_gone=True)
+    with pytest.raises(CheckpointError):
+        get(server, cache)
+    (folder,) = {path.parent for path in cache.glob("*/snapshots/*/tokenizer.json")}
+    (folder / formats.ORIGIN).write_text('{"reference": "refs/pr/1", "commit": "c0ffee"}')
+    assert formats.origin_of(folder) == formats.Origin("refs/pr/1", "c0ffee")
+    server.heal()
+    server.repositories[NAME].pull_requests[0].status = "closed"
+    assert formats.origin_of(get(server, cache)) is None and len(conversions) == 1

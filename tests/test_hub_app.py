@@ -4,15 +4,18 @@ huggingface_hub reads its environment once, at import; so each story runs in an 
 """
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from demos import generation, image, sentiment, translation, zero_shot
 from tests import tiny
-from tests.hub_server import HubServer
+from tests.hub_server import HubServer, commit
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -123,3 +126,45 @@ def test_every_course_architecture_comes_from_the_hub_through_its_tab(tmp_path, 
             hub.add(offer.course.name, folder, revision=offer.course.source.revision)
         lines = tell(EVERY_TAB, hub.url, tmp_path, TOUR_CHECKPOINTS=policy)
     assert lines == [offer.course.name for offer in offers]
+
+
+PROGRAMS = """
+import os, shutil, sys
+import app
+from huggingface_hub import constants
+from components import snippets, tables
+from components.hub import HubStatus
+from components.settings import parse
+from demos import sentiment
+models = app.create_manager(parse([], os.environ), HubStatus())
+for choice in sys.argv[1:]:
+    (row,) = sentiment.run("i love this course", choice, models).rows
+    with models.use(sentiment.OFFER, choice) as loaded:
+        place = snippets.place_of(loaded, public=True)
+        limit = tables.longest_input(loaded)
+    program = snippets.sentiment(place, ["i love this course"], limit=limit, sigmoid=False)
+    names = {}
+    shutil.rmtree(constants.HF_HUB_CACHE)  # what the app has put there would be taken
+    exec(program, names)
+    again = dict(zip(names["model"].config.id2label.values(), names["probabilities"][0].tolist()))
+    print("SAME" if max(abs(again[label] - score) for label, score in row.scores) < 1e-5 else "OTHER")
+    print("WITH", *[line for line in program.splitlines() if "evision" in line][:2], sep="|")
+"""
+
+
+def test_the_code_drawer_gives_the_same_where_weights_are_not_on_the_main_branch(tmp_path):
+    converted, pickled = tiny.distilbert(("GOOD", "BAD")), tmp_path / "pickled"
+    shutil.copytree(converted, pickled)
+    torch.save(load_file(pickled / "model.safetensors"), pickled / "pytorch_model.bin")
+    (pickled / "model.safetensors").unlink()
+    with HubServer({"someone/offered": pickled, "someone/pickled": pickled}) as hub:
+        hub.add_pull_request("someone/offered", converted)
+        options = {"DISABLE_SAFETENSORS_CONVERSION": "1"}
+        told = tell(PROGRAMS, hub.url, tmp_path, "someone/offered", "someone/pickled", **options)
+        assert [line for line in told if line in ("SAME", "OTHER")] == ["SAME", "SAME"]
+        offered, plain = [line for line in told if line.startswith("WITH")]
+        assert "refs/pr/1" in offered and f'|revision = "{commit(converted)}"' in offered
+        assert plain.startswith(f'WITH|revision = "{commit(pickled)}"')
+        # Of the pull request nobody has needed the pickle; of the other one the app has, and transformers.
+        assert not [r for r in hub.requests("someone/offered", "GET") if r.path.endswith(".bin")]
+        assert len([r for r in hub.requests("someone/pickled", "GET") if r.path.endswith(".bin")]) == 2

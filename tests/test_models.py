@@ -20,7 +20,7 @@ import pytest
 from components import hub
 from components import models as module
 from components.checkpoints import Checkpoint, Hub, Offer, Recipe
-from components.errors import Cancelled, CheckpointError, InputError, ModelLoadError, OutOfMemory
+from components.errors import Cancelled, CheckpointError, DemoError, InputError, ModelLoadError, OutOfMemory
 from components.loading import load, move, place, read, weights_bytes
 from components.models import (
     LOADED_ON_CPU,
@@ -716,6 +716,97 @@ def test_a_download_from_the_hub_that_nobody_waits_for_is_kept_and_resumed(tmp_p
         assert ranges == [None, f"bytes={arrived}-"]
     (whole,) = tmp_path.glob("cache/*/snapshots/*/model.safetensors")
     assert whole.read_bytes() == (source / "model.safetensors").read_bytes()
+
+
+def standing_in(world: World, **options: Any) -> ModelManager:
+    """A manager with "b" in the place of what "auto" stands for, should that not come."""
+
+    def instead(offer: Offer, choice: str, checkpoint: Checkpoint, error: DemoError) -> Any:
+        return (named("b"), f"b answers: {error}") if choice == "auto" else None
+
+    return world.manager(instead=instead, **options)
+
+
+@pytest.mark.parametrize("kind", [CheckpointError, ModelLoadError])
+def test_what_does_not_come_is_stood_in_for_and_the_remark_says_why(kind):
+    world = World()
+    models = standing_in(world)
+
+    def fail(checkpoint: Checkpoint, tell: Report) -> None:
+        if checkpoint.name == "auto":
+            raise kind("It is gone.")
+
+    world.before_fetch = fail
+    with models.use(OFFER, "auto") as loaded:
+        assert (loaded.checkpoint.name, loaded.note) == ("b", "b answers: It is gone.")
+    assert models.fetched(OFFER, "auto") == (named("b"), Path("/nowhere/b"))
+    models.unload("b")
+    models.preload(OFFER)
+    (row,) = models.snapshot()
+    assert (row.name, row.pinned, row.users) == ("b", True, 0)
+
+
+def test_by_name_nothing_stands_in():
+    world = World()
+    models = standing_in(world)
+
+    def fail(checkpoint: Checkpoint, tell: Report) -> None:
+        raise CheckpointError(f"{checkpoint.name} is gone.")
+
+    world.before_fetch = fail
+    for lend in (lambda: use(models, "a"), lambda: models.fetched(OFFER, "a")):
+        with pytest.raises(CheckpointError, match="a is gone"):
+            lend()
+    # Where nothing comes at all, the first is what was wanted.
+    with pytest.raises(CheckpointError, match="auto is gone"):
+        use(models, "auto")
+    assert world.fetched == ["a", "a", "auto", "b"] and models.snapshot() == []
+
+
+def test_who_stops_while_it_fails_gets_nothing_in_its_place():
+    world = World()
+    models = standing_in(world)
+    stop = threading.Event()
+
+    def fail(checkpoint: Checkpoint, tell: Report) -> None:
+        stop.set()
+        raise CheckpointError("It is gone.")
+
+    world.before_fetch = fail
+    with pytest.raises(Cancelled), models.use(OFFER, "auto", stopped=stop.is_set):
+        pass
+    stop.clear()
+    with pytest.raises(Cancelled):
+        models.fetched(OFFER, "auto", stopped=stop.is_set)
+    assert "b" not in world.fetched and models.snapshot() == []
+
+
+def test_who_stops_while_what_stands_in_loads_is_not_told_of_the_failure():
+    world = World()
+    models = standing_in(world)
+    held = threading.Event()
+
+    def fail(checkpoint: Checkpoint, tell: Report) -> None:
+        if checkpoint.name == "auto":
+            raise CheckpointError("It is gone.")
+
+    world.before_fetch, world.before_load = fail, lambda checkpoint: held.wait(WAIT)
+    try:
+        with (
+            pytest.raises(Cancelled),
+            models.use(OFFER, "auto", stopped=lambda: world.loads == ["b"]),
+        ):
+            pass
+    finally:
+        held.set()
+
+
+def test_a_failure_inside_is_no_reason_for_anything_else():
+    world = World()
+    models = standing_in(world)
+    with pytest.raises(CheckpointError), models.use(OFFER, "auto"):
+        raise CheckpointError("The run itself fails.")
+    assert world.fetched == ["auto"]
 
 
 def test_a_new_click_does_not_wait_for_the_end_of_an_abandoned_load():

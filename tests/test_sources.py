@@ -10,7 +10,7 @@ import pytest
 
 from components import hub, sources, ui, wheels
 from components.checkpoints import Bundled, Checkpoint, Hub, Offer, Recipe, Wheel
-from components.errors import CheckpointError, InputError
+from components.errors import CheckpointError, InputError, ModelLoadError
 from components.progress import Progress, unreported
 
 RECIPE = Recipe("task", lambda config: "AutoModel", "AutoTokenizer", lambda config: None)
@@ -139,6 +139,70 @@ def test_a_starter_is_what_does_not_come_from_the_hub():
     assert not COURSE.is_starter
     assert Checkpoint("x", Bundled("x"), RECIPE).is_starter
     assert OFFER.recipe is RECIPE
+
+
+# What does not come
+
+
+def test_a_failure_counts_once_for_all_who_wait_and_longer_each_time():
+    now = [0.0]
+    failures = sources.Failures(60, 200, clock=lambda: now[0])
+    error = CheckpointError("v1.5 of a/b is gone, e.g. moved. It has 2 GB. Choose another.")
+    assert failures.why(COURSE) == ""
+    for start, seconds in ((0, 60), (100, 120), (300, 200), (600, 200)):
+        now[0] = start
+        assert {failures.remember(COURSE, error) for _ in range(5)} == {"v1.5 of a/b is gone, e.g. moved."}
+        now[0] = start + seconds - 1
+        assert failures.why(COURSE) == "v1.5 of a/b is gone, e.g. moved." and failures.why(OTHER) == ""
+        now[0] = start + seconds
+        assert failures.why(COURSE) == ""
+    now[0] = 900
+    failures.remember(COURSE, error)
+    failures.forget(COURSE)
+    assert failures.why(COURSE) == ""
+    failures.remember(COURSE, error)
+    now[0] = 960
+    assert failures.why(COURSE) == ""
+
+
+@pytest.mark.parametrize("choice", ["auto", "", "  ", " auto "])
+@pytest.mark.parametrize(
+    "error", [CheckpointError("It is gone. Try again."), ModelLoadError("It is gone. So?")]
+)
+def test_the_starter_answers_for_what_does_not_come(on_disk, choice, error):
+    failures = sources.Failures()
+    remark = "The starter answers because the course's checkpoint is not to be had. It is gone."
+    assert sources.instead(OFFER, choice, COURSE, error, "auto", failures) == (STARTER, remark)
+    on_disk.add("owner/course")
+    reach = Reach(True)
+    assert sources.choose(OFFER, choice, "auto", reach, failures=failures) == (STARTER, remark)
+    assert reach.asked == 0
+    assert sources.choose(OFFER, "course", "auto", reach, failures=failures) == (COURSE, "")
+
+
+@pytest.mark.parametrize(
+    ("offer", "choice", "failed", "error", "policy"),
+    [
+        (OFFER, "course", COURSE, CheckpointError("x"), "auto"),
+        (OFFER, "owner/course", COURSE, CheckpointError("x"), "auto"),
+        (OFFER, "auto", COURSE, CheckpointError("x"), "hub"),
+        (OFFER, "auto", STARTER, CheckpointError("x"), "auto"),
+        (OFFER, "auto", STARTER, CheckpointError("x"), "starter"),
+        (OFFER, "auto", COURSE, InputError("x"), "auto"),
+        (Offer(COURSE, None), "auto", COURSE, CheckpointError("x"), "auto"),
+        (
+            Offer(COURSE, Checkpoint("s", Bundled("not-here"), RECIPE)),
+            "auto",
+            COURSE,
+            CheckpointError("x"),
+            "auto",
+        ),
+    ],
+)
+def test_nothing_stands_in_for_what_was_named_or_has_no_starter(
+    on_disk, offer, choice, failed, error, policy
+):
+    assert sources.instead(offer, choice, failed, error, policy, sources.Failures()) is None
 
 
 # an offer without a starter

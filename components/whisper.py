@@ -300,8 +300,17 @@ def _piece(
     ends: where each token ends, in seconds, for word times; spans, advance: as of `_spans`; voices: of the
     window.
     """
-    sure = {"logprob": decoded.logprob, "no_speech": decoded.no_speech}
-    empty = Piece("", (), (), decoded.language, seconds, seconds, tokens=decoded.tokens, **sure)
+    empty = Piece(
+        "",
+        (),
+        (),
+        decoded.language,
+        seconds,
+        seconds,
+        tokens=decoded.tokens,
+        logprob=decoded.logprob,
+        no_speech=decoded.no_speech,
+    )
     left_out = _left_out(_text(tokenizer, decoded.tokens), decoded, seconds)
     if left_out:
         return replace(empty, left_out=left_out), seconds

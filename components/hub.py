@@ -289,7 +289,7 @@ def _download(
         for file in listing.files:
             if file.etag:
                 _transfer(hub, file, meter, endpoint, cache_dir)
-            if file.name.endswith(".bin"):
+            if file.etag and file.name.endswith(".bin"):
                 pickled.append(repository / "blobs" / file.etag)
             else:
                 path = hf_hub_download(

@@ -55,6 +55,7 @@ def main() -> None:
             tensors = apart(untied(read(Path(source)), order["tied"]), left)
             left -= sum(tensor.nbytes for tensor in tensors.values())
             save_file(tensors, target, metadata={"format": "pt"})
+            del tensors  # before the next file is read
     except Refused as error:
         print(json.dumps({"refused": str(error)}))
     except MemoryError:

@@ -134,6 +134,10 @@ def test_the_bots_safetensors_of_this_very_commit_are_taken(
     info = scan_cache_dir(cache)
     assert not info.warnings
     assert info.size_on_disk < 1.1 * (offer / "model.safetensors").stat().st_size
+    # That of the pull request has no name in the cache, so that `hf cache prune` takes it away.
+    info.delete_revisions(commit(offer)).execute()
+    assert on_disk(parse(NAME), cache) == folder and (folder / "model.safetensors").is_file()
+    assert not scan_cache_dir(cache).warnings
 
 
 def test_the_bots_shards_are_taken(server: HubServer, cache: Path, pickled: Path, tmp_path: Path) -> None:

@@ -168,28 +168,30 @@ class Graphs:
         self._replays.clear()
         self.bytes = 0
 
-    def replay(self, key: Hashable) -> bool:
-        """Do the step of that key as it was captured; whether it was."""
+    def get(self, key: Hashable) -> Step | None:
+        """The step of that key as it was captured; None where it was not."""
         step = self._replays.get(key)
-        if step is None:
-            return False
-        self._replays.move_to_end(key)
-        step()
-        return True
+        if step is not None:
+            self._replays.move_to_end(key)
+        return step
 
     def wants(self, key: Hashable) -> bool:
         """Whether this one should be captured now."""
         return not self.refused and key not in self._replays
 
-    def capture(self, key: Hashable, step: Step, logits: torch.Tensor, expected: torch.Tensor) -> None:
+    def capture(
+        self, key: Hashable, prepare: Callable[[], tuple[Step, torch.Tensor]], expected: torch.Tensor
+    ) -> None:
         """Capture a step that can be done several times, if its logits are then those expected.
 
-        Not now, where those are no numbers. Where it cannot be captured, or gives others, no step of this
-        model is captured any more; where memory is short, this one is not.
+        prepare: makes the place for the logits, and gives the step and that. Not now, where those expected
+        are no numbers. Where it cannot be captured, or gives others, no step of this model is captured any
+        more; where memory is short, this one is not.
         """
         if not bool(expected.isfinite().all()):
             return
         try:
+            step, logits = prepare()
             replay = self._capture(step)
             replay()
             distance = float((logits - expected).std(correction=0) / expected.std(correction=0))
@@ -246,22 +248,25 @@ class Steps:
         done several times; eager: gives the logits of the same step as the model itself does it, likewise.
         """
         count = len(tokens)
-        if self._inputs is None or self._graphs.wants(key):
-            logits = eager().float()
-            if self.refused:
-                return logits, None
+        if not self._graphs.wants(key):
+            replay = self._graphs.get(key)
+            if replay is None:
+                return eager().float(), None
+            self._inputs.tell(tokens, places)
+            replay()
+            return self._outputs.logits[:count], self._outputs.likeliest[:, :count]
+        logits = eager().float()
+
+        def prepare() -> tuple[Step, torch.Tensor]:
             self._prepare(key[0], logits)
             self._inputs.tell(tokens, places)
-            step = make(self._inputs, self._outputs)
-            self._graphs.capture(key, step, self._outputs.logits[:count], logits)
-            if self.refused:
-                self._inputs = self._outputs = None
-                logits = eager().float()  # once more, for the keys and values that the other step left
-            return logits, None
-        self._inputs.tell(tokens, places)
-        if not self._graphs.replay(key):
-            return eager().float(), None
-        return self._outputs.logits[:count], self._outputs.likeliest[:, :count]
+            return make(self._inputs, self._outputs), self._outputs.logits[:count]
+
+        self._graphs.capture(key, prepare, logits)
+        if self.refused:
+            self._inputs = self._outputs = None
+            logits = eager().float()  # once more, for the keys and values that the other step left
+        return logits, None
 
     def _prepare(self, rows: int, logits: torch.Tensor) -> None:
         """Places for what a step of so many rows reads and writes."""
@@ -408,17 +413,22 @@ class Inputs:
     def __init__(self, rows: int, device: torch.device) -> None:
         import torch
 
-        # From pinned memory it is copied without waiting; nothing is told before a step's answer was read.
-        self._told = torch.zeros(2, rows, dtype=torch.long, pin_memory=device.type == "cuda")
+        # From pinned memory it is copied without waiting, and so not written before it was copied.
+        self._copied = torch.cuda.Event() if device.type == "cuda" else None
+        self._told = torch.zeros(2, rows, dtype=torch.long, pin_memory=self._copied is not None)
         self._there = self._told.to(device, copy=True)
         self.tokens, self.places = self._there
 
     def tell(self, tokens: list[int], places: list[int]) -> None:
         import torch
 
+        if self._copied:
+            self._copied.synchronize()
         self._told[:, : len(tokens)] = torch.tensor([tokens, places])
         self._told[:, len(tokens) :] = 0
         self._there.copy_(self._told, non_blocking=True)
+        if self._copied:
+            self._copied.record()
 
     def mask(self, mask: torch.Tensor) -> None:
         """Write into `[rows, 1, 1, columns]` 0 where a row may look, and the lowest number elsewhere."""
@@ -455,6 +465,12 @@ def told(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
 
     shares = (logits.gather(-1, ids[:, None])[:, 0] - logits.logsumexp(-1)).exp()
     return torch.stack((ids.to(shares.dtype), shares))
+
+
+def some(logits: torch.Tensor, rows: list[int]) -> torch.Tensor:
+    """These rows. Where they lie together, their numbers need not go to the device, which waits for that."""
+    together = slice(rows[0], rows[0] + len(rows))
+    return logits[together] if rows == list(range(together.start, together.stop)) else logits[rows]
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from components.captured import Capture, Texts, capturer, likeliest, told
+from components.captured import Capture, Texts, capturer, likeliest, some, told
 from components.matrices import quicken
 from components.models import Loaded
 from components.progress import Stopped, never
@@ -568,8 +568,8 @@ def _hand_out(
     for request, rows in asked:
         try:
             if not request.plain:
-                chosen = request.choose(_some(logits, rows))
-                answers.append(told(_some(logits, rows), chosen))
+                chosen = request.choose(some(logits, rows))
+                answers.append(told(some(logits, rows), chosen))
                 took.append((request, range(at, at + len(rows))))
                 at += len(rows)
             else:
@@ -585,12 +585,6 @@ def _hand_out(
             request.fail(RuntimeError("there are probabilities that are nan, and nothing can be drawn"))
         else:
             request.take(tokens)
-
-
-def _some(logits: torch.Tensor, rows: list[int]) -> torch.Tensor:
-    """These rows; where they lie together, their numbers need not go to the device."""
-    together = slice(rows[0], rows[0] + len(rows))
-    return logits[together] if rows == list(range(together.start, together.stop)) else logits[rows]
 
 
 def _own(layers: Sequence[Any], rows: slice, columns: int) -> Any:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from components import audio
-from components.captured import SHARE, Capture, Inputs, Outputs, Step, Steps, capturer, fixed, rows_for
+from components.captured import SHARE, Capture, Inputs, Outputs, Step, Steps, capturer, fixed, rows_for, some
 from components.eager import twin
 from components.matrices import quicken
 from components.progress import Stopped
@@ -266,7 +266,7 @@ class Engine:
 
     def _choose(self, rows: list[_Row], logits: torch.Tensor) -> None:
         """The most probable token for rows of the same length; one drawn at random in a further try."""
-        scores = self._rules([row.tokens for row in rows], logits[[row.slot for row in rows]])
+        scores = self._rules([row.tokens for row in rows], some(logits, [row.slot for row in rows]))
         chosen = scores.argmax(-1)
         for place, row in enumerate(rows):
             if row.random:

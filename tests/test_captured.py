@@ -321,6 +321,18 @@ def test_without_memory_for_a_capture_its_rows_are_stepped_through_as_before(loa
     assert capture.replayed
 
 
+def test_without_memory_for_the_logits_either(loaded, monkeypatch):
+    expected = theirs(loaded, 1)
+
+    def full(rows: int, like: Any) -> None:
+        raise torch.OutOfMemoryError("none left")
+
+    monkeypatch.setattr(captured, "Outputs", full)
+    engine, capture = engine_of(loaded)
+    assert written(engine, loaded) == expected
+    assert capture.made == 0
+
+
 @pytest.mark.parametrize("left", [0, 20_000])
 def test_without_room_the_cache_grows_as_before(left):
     loaded = replace(of_kind("Llama"), left=lambda: left)
@@ -349,14 +361,14 @@ def test_an_error_in_a_step_is_handled_as_before(loaded):
     written(engine, loaded)
     replays = engine._joint.captured._steps._graphs  # type: ignore[union-attr]
     broken = False
-    usual = replays.replay
+    usual = replays.get
 
-    def replay(key: Any) -> bool:
+    def get(key: Any) -> Any:
         if broken:
             raise RuntimeError("the device is lost")
         return usual(key)
 
-    replays.replay = replay  # type: ignore[method-assign]
+    replays.get = get  # type: ignore[method-assign]
     running = [write(engine, loaded, text=text) for text in OTHERS[:2]]
     steps = [[next(one), next(one)] for one in running]
     broken = True

@@ -62,9 +62,12 @@ def graphs(engine: Engine) -> captured.Graphs:
     return texts._steps._graphs
 
 
-@pytest.mark.parametrize("kind", CAPTURED)
-def test_greedy_in_float32_is_token_for_token_what_generate_gives(kind):
-    loaded = on_gpu(kind)
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [("Llama", torch.float32), ("GPT2", torch.float32), *((kind, torch.float64) for kind in CAPTURED)],
+)
+def test_greedy_is_token_for_token_what_generate_gives(kind, dtype):
+    loaded = on_gpu(kind, dtype)
     engine = Engine(loaded)
     for _ in range(2):
         steps = in_turn([write(engine, loaded, text) for text in (PROMPT, *OTHERS)], 2)

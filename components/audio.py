@@ -20,8 +20,9 @@ FORMATS = "wav, flac, mp3, ogg, m4a and webm"
 # A playlist could make FFmpeg open other files or addresses, so only these containers are allowed.
 CONTAINERS = "mov,matroska,webm,ogg,mp3,aac,flac,wav,aiff,caf,asf,amr,mpegts,avi,flv"
 
-# Hz; what lies outside of them is a damaged header. Recorders of bats reach 500 kHz.
-LOWEST_RATE, HIGHEST_RATE = 100, 1_000_000
+# Hz; what lies outside of them is a damaged header, or a file of a few hundred bytes that claims half an hour.
+# Speech cannot be told below 4 kHz; recorders of bats reach 500 kHz.
+LOWEST_RATE, HIGHEST_RATE = 4_000, 1_000_000
 MOST_NUMBERS = 1_000_000  # in a second, all channels together: 20 channels at 48 kHz
 BLOCK = 1 << 16  # numbers read at a time, so that half an hour of 48 kHz stereo never lies in memory
 # libsndfile ends these where a header says so, or where a byte is wrong; FFmpeg goes on after that.
@@ -477,6 +478,8 @@ def _to_float(data: np.ndarray) -> np.ndarray:
     if data.dtype.kind == "f":
         return data.astype(np.float32)
     half = 2.0 ** (8 * data.dtype.itemsize - 1)
+    if data.dtype.kind == "i":  # exact, and a packet may hold millions
+        return data.astype(np.float32) / np.float32(half)
     centre = half if data.dtype.kind == "u" else 0.0
     return ((data.astype(np.float64) - centre) / half).astype(np.float32)
 

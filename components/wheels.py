@@ -313,7 +313,10 @@ def _plain_disk_errors(folder: Path) -> Iterator[None]:
         number = getattr(error, "errno", None)
         if number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
             raise CheckpointError(_disk_full()) from error
-        if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        # The latter where a file is in its place, or a folder that does not have others.
+        if number in (errno.EACCES, errno.EPERM, errno.EROFS) or (
+            number in (errno.ENOTDIR, errno.EEXIST, errno.ENOENT) and not folder.is_dir()
+        ):
             raise CheckpointError(
                 f"The cache folder {folder} cannot be written. Make it writable or choose another one."
             ) from error

@@ -229,7 +229,7 @@ def near(models) -> Iterator[str]:
 
 
 def asked(url: str, headers: dict[str, str], checkpoint: str = "starter") -> str:
-    """What a client gets that a proxy passes on, or one that is here; the same client for the same headers."""
+    """What a client gets, through a proxy or not; the same client for the same headers."""
     body = {"data": ["Fine.", checkpoint], "session_hash": str(sorted(headers.items()))}
     call = httpx.post(f"{url}/gradio_api/call/sentiment", json=body, headers=headers, timeout=60)
     event = call.json()["event_id"]

@@ -20,8 +20,8 @@ FORMATS = "wav, flac, mp3, ogg, m4a and webm"
 # A playlist could make FFmpeg open other files or addresses, so only these containers are allowed.
 CONTAINERS = "mov,matroska,webm,ogg,mp3,aac,flac,wav,aiff,caf,asf,amr,mpegts,avi,flv"
 
-# Hz; what lies outside of them is a damaged header, or a file of a few hundred bytes that claims half an hour.
-# Speech cannot be told below 4 kHz; recorders of bats reach 500 kHz.
+# Hz; what lies outside of them is a damaged header, or a few hundred bytes that claim to be half an hour.
+# No speech can be told below 4 kHz; recorders of bats reach 500 kHz.
 LOWEST_RATE, HIGHEST_RATE = 4_000, 1_000_000
 MOST_NUMBERS = 1_000_000  # in a second, all channels together: 20 channels at 48 kHz
 BLOCK = 1 << 16  # numbers read at a time, so that half an hour of 48 kHz stereo never lies in memory

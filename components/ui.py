@@ -611,9 +611,10 @@ def relative_addresses() -> None:
     """Have the addresses of files and of the app in its page begin with its path, without scheme and host.
 
     Gradio takes those from the request, and a proxy that sends no Host, drops the port or ends HTTPS without
-    saying so makes them lead elsewhere; the browser knows better. Who asks for /config is told all.
+    saying so makes them lead elsewhere; the browser knows better. Who asks for /config is told all. Without a
+    Host, Gradio would also answer with an error to what a browser says the origin of.
     """
-    whole = route_utils.get_root_url
+    whole, valid = route_utils.get_root_url, route_utils.CustomCORSMiddleware.is_valid_origin
     if getattr(whole, "is_relative", False):
         return
 
@@ -626,8 +627,12 @@ def relative_addresses() -> None:
         root.whole = address
         return root
 
+    def valid_origin(middleware: Any, request_headers: Mapping[str, str]) -> bool:
+        return "host" in request_headers and valid(middleware, request_headers)
+
     root_url.is_relative = True  # type: ignore[attr-defined]
     route_utils.get_root_url = root_url
+    route_utils.CustomCORSMiddleware.is_valid_origin = valid_origin  # type: ignore[method-assign, assignment]
 
 
 def is_exposed(settings: Settings) -> bool:

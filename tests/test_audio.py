@@ -294,3 +294,13 @@ def test_leading_silence_leaves_a_margin():
     assert audio.leading_silence(np.concatenate([quiet[: second // 2], sound])) == 0
     assert audio.leading_silence(quiet) == int(2.8 * second)
     assert audio.leading_silence(quiet[:0]) == 0
+
+
+@pytest.mark.parametrize("rate", [1, 100, 1_000, 3_999])
+def test_a_few_bytes_that_claim_half_an_hour_are_no_recording(tmp_path, rate):
+    """At 100 Hz, 30 minutes are 180,000 samples, of which a FLAC file makes some hundred bytes."""
+    steps = np.repeat(np.tile([9_000, -9_000], 22), rate * 40)[: rate * 1_790].astype(np.int16)
+    path = tmp_path / "long.flac"
+    soundfile.write(path, steps, rate)
+    assert path.stat().st_size < 40_000
+    assert "not a sound recording" in sentence(path)

@@ -312,3 +312,45 @@ def test_examples_are_files_that_gradio_ships():
 
     for name in image.EXAMPLES:
         assert Path(gr.media.get_image(name)).is_file()
+
+
+# Long and large pictures
+
+
+@pytest.mark.parametrize("size", [(60_000, 1), (1, 60_000), (3_000, 2)])
+def test_of_a_long_picture_the_middle_is_looked_at_and_that_is_said(models, tmp_path, size):
+    blocks = np.random.default_rng(1).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+    picture = Image.fromarray(blocks)
+    result = image.run(saved(picture, tmp_path / "p.png"), 6, "auto", models)
+    short = min(size)
+    left, top = ((length - min(length, 16 * short)) // 2 for length in size)
+    middle = picture.crop((left, top, size[0] - left, size[1] - top))
+    assert dict(result.scores) == near(direct(middle))
+    assert (
+        f"Only the middle {middle.width:,} × {middle.height:,} pixels were looked at."
+        in result.status.remarks
+    )
+
+
+def test_the_program_of_a_long_or_large_picture_does_the_same_first(models, tmp_path):
+    for size, line in [
+        ((3_000, 10), "image = image.crop((1420, 0, 1580, 10))"),
+        ((5_000, 4_000), ".reduce(2)"),
+    ]:
+        path = saved(Image.new("L", size, 7), tmp_path / "p.png")
+        program = image.code(image.Ran(path, 5, "auto"), models, False)
+        assert line in program
+        compile(program, "program", "exec")
+    path = saved(noise(), tmp_path / "p.png")
+    program = image.code(image.Ran(path, 5, "auto"), models, False)
+    assert ".crop(" not in program and ".reduce(" not in program
+
+
+def test_inside_says_what_was_cut_and_draws_no_map_of_too_many_patches(models, tmp_path, monkeypatch):
+    path = saved(noise(400, 10), tmp_path / "p.png")
+    seen = image.look_inside(image.Ran(path, 5, "auto"), models)
+    assert seen.steps[0] == ("first", "Only the middle 160 × 10 pixels were looked at") and seen.maps
+    monkeypatch.setattr(image, "MOST_ATTENTION", 1)
+    without = image.look_inside(image.Ran(path, 5, "auto"), models)
+    assert without.maps is None and "attention among 16 patches" in image.draw_inside(without)
+    assert without.logits == pytest.approx(seen.logits, abs=1e-4)

@@ -20,13 +20,16 @@ import httpx
 import pytest
 
 import app
+from components import ui
 from components.access import Limits
 from components.hub import HubStatus
 from components.line import Line
 from components.metrics import Metrics
 from components.settings import parse
+from tests import test_browser
 from tests.serving import served
 
+context = test_browser.context  # the fixture
 EXAMPLES = (Path(__file__).resolve().parent.parent / "docs" / "hosting.md").read_text(encoding="utf-8")
 WAIT = 60.0  # seconds for what takes well under one
 PROGRAMS = {
@@ -83,7 +86,8 @@ def running(models: Any, *options: str) -> Iterator[tuple[str, Gate]]:
     line = Line(64, Limits(settings.requests_per_minute, far_only=not settings.exposed))
     page = app.create_app(models, settings, HubStatus(), line)
     routes = app.routes(Metrics(), line, Event(), settings)
-    with served(page, root_path=settings.root_path, app_kwargs={"routes": routes}) as address:
+    more: dict[str, Any] = {"css_paths": ui.STYLE, "head_paths": [ui.SCRIPT, ui.LINKS], "theme": ui.theme()}
+    with served(page, root_path=settings.root_path, app_kwargs={"routes": routes}, **more) as address:
         yield address.rstrip("/"), Gate(page)
 
 
@@ -182,6 +186,42 @@ def assert_addresses_lead_back(client: httpx.Client, page: str, site: str, path:
     assert files
     for address in (files[0], files[-1]):
         assert client.get(home.join(address)).status_code == 200, address
+
+
+def shown(context: Any, address: str) -> Any:
+    """A page in the browser, once it is drawn."""
+    page = context.new_page()
+    page.goto(address)
+    page.locator("button.run:visible").wait_for()
+    return page
+
+
+def test_a_browser_behind_a_careless_proxy_gets_answers_and_files(at_the_root, context, tmp_path):
+    upstream, _ = at_the_root
+    text = f"server {{ listen 127.0.0.1:PORT; location / {{ {CARELESS[1][1]} }} }}"
+    with proxy("nginx", as_here("nginx", text, upstream), tmp_path) as port:
+        page = shown(context, f"http://127.0.0.1:{port}/?tab=image")
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.wait_for_function(
+            "[...document.querySelectorAll('.image-frame img')].some((one) => one.naturalWidth > 9)"
+        )
+        assert page.locator(".misplaced").count() == 0
+        page.locator("button.run:visible").click()
+        page.get_by_text("lion", exact=True).first.wait_for()
+        assert all(url.startswith((f"http://127.0.0.1:{port}/", "data:", "blob:")) for url in asked)
+        page.close()
+
+
+def test_a_page_below_a_path_of_which_the_app_was_not_told_says_so(at_the_root, context, tmp_path):
+    upstream, _ = at_the_root
+    text = "server { listen 127.0.0.1:PORT; location /some/where/ { proxy_pass http://127.0.0.1:7860/; } }"
+    with proxy("nginx", as_here("nginx", text, upstream), tmp_path) as port:
+        page = shown(context, f"http://127.0.0.1:{port}/some/where/")
+        said = page.locator(".misplaced")
+        said.wait_for()
+        assert "--root-path /some/where," in said.inner_text()
+        page.close()
 
 
 def files_in(value: Any) -> Iterator[dict[str, Any]]:

@@ -302,5 +302,5 @@ def test_a_few_bytes_that_claim_half_an_hour_are_no_recording(tmp_path, rate):
     steps = np.repeat(np.tile([9_000, -9_000], 22), rate * 40)[: rate * 1_790].astype(np.int16)
     path = tmp_path / "long.flac"
     soundfile.write(path, steps, rate)
-    assert path.stat().st_size < 40_000
+    assert path.stat().st_size < 60_000
     assert "not a sound recording" in sentence(path)

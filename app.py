@@ -98,13 +98,15 @@ def create_manager(
     from components.checkpoints import Checkpoint
     from components.device import best_device, best_dtype, cpu
     from components.loading import place
+    from components.matrices import Ways
     from components.models import Place
     from components.progress import Report
 
     device, failed = device or best_device, failures or sources.Failures()
+    ways = Ways(settings.cache / "products.json")
 
     def cpu_beside() -> Place | None:
-        return None if device().type == "cpu" else place(cpu, settings.quantize)
+        return None if device().type == "cpu" else place(cpu, settings.quantize, ways)
 
     def choose(offer: Offer, choice: str) -> tuple[Checkpoint, str]:
         warm()
@@ -124,7 +126,7 @@ def create_manager(
         failed.forget(checkpoint)
         return folder
 
-    best = place(device, settings.quantize)
+    best = place(device, settings.quantize, ways)
     models = ModelManager(
         choose=choose,
         fetch=fetch,

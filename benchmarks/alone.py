@@ -1,4 +1,4 @@
-"""Alone: what a model needs with no server around it, and what faster-whisper needs.
+"""Alone: what a model needs with no server around it, and what other engines need for the same.
 
     python -m benchmarks.alone
 
@@ -52,14 +52,16 @@ def processor_of(folder: str, kind: str = "AutoTokenizer") -> Any:
 
 
 def machine() -> Measured:
-    """Threads, device and number format that torch works with."""
+    """Threads, device and number format that torch works with; the processor and its vector instructions."""
     import torch
 
     from components.device import best_device, best_dtype, device_name
+    from components.matrices import processor
 
     device = best_device()
     dtype = str(best_dtype(device)).removeprefix("torch.")
-    return timed(lambda value: value, [torch.get_num_threads(), device_name(device), device.type, dtype])
+    values = [torch.get_num_threads(), device_name(device), device.type, dtype]
+    return timed(lambda value: value, [*values, processor(), torch.backends.cpu.get_cpu_capability()])
 
 
 def imports() -> Measured:
@@ -191,6 +193,60 @@ def translate(folder: str, groups: Sequence[list[str]]) -> Measured:
         return timed(work, groups)
 
 
+# Other engines for decoders
+
+
+@cache
+def _llama_cpp(file: str, threads: int) -> Any:
+    from llama_cpp import Llama
+
+    return Llama(file, n_ctx=2048, n_threads=threads, n_threads_batch=threads, verbose=False)
+
+
+def llama_cpp(file: str, prompts: Sequence[str], most: int, threads: int) -> Measured:
+    """Greedy continuations by llama.cpp, a prompt at a time; answers: how many tokens."""
+    model = _llama_cpp(file, threads)
+
+    def work(prompt: str) -> int:
+        model.reset()  # or it would keep what it has read of the same prompt
+        return model.create_completion(prompt, max_tokens=most, temperature=0)["usage"]["completion_tokens"]
+
+    return timed(work, prompts)
+
+
+def to_ctranslate2(folder: str, target: str) -> Measured:
+    """A Hugging Face folder as one of CTranslate2."""
+    from ctranslate2.converters import TransformersConverter
+
+    return timed(lambda target: TransformersConverter(folder).convert(target), [target])
+
+
+@cache
+def _ctranslate2(folder: str, compute: str, threads: int) -> Any:
+    import ctranslate2
+
+    return ctranslate2.Generator(folder, device="cpu", compute_type=compute, intra_threads=threads)
+
+
+def ctranslate2_generate(
+    folder: str, tokenizer: str, prompts: Sequence[str], most: int, compute: str, threads: int
+) -> Measured:
+    """Greedy continuations by CTranslate2, of all prompts as one batch; answers: how many tokens in all.
+
+    folder: of its own format; tokenizer: of the checkpoint that it was made from.
+    """
+    model, tokens_of = _ctranslate2(folder, compute, threads), processor_of(tokenizer)
+
+    def work(batch: Sequence[str]) -> int:
+        tokens = [tokens_of.convert_ids_to_tokens(tokens_of(prompt)["input_ids"]) for prompt in batch]
+        written = model.generate_batch(
+            tokens, max_length=most, sampling_topk=1, include_prompt_in_result=False
+        )
+        return sum(len(one.sequences_ids[0]) for one in written)
+
+    return timed(work, [prompts])
+
+
 # Speech
 
 
@@ -289,6 +345,9 @@ MEASURES: dict[str, Callable[..., Measured]] = {
         transcribe,
         encode_speech,
         faster_whisper,
+        llama_cpp,
+        to_ctranslate2,
+        ctranslate2_generate,
     )
 }
 

@@ -103,6 +103,13 @@ def _ended(child: subprocess.Popen[Any]) -> Iterator[subprocess.Popen[Any]]:
             child.wait()
 
 
+@contextmanager
+def busy() -> Iterator[None]:
+    """While another process keeps one core at work."""
+    with _ended(subprocess.Popen([sys.executable, "-c", "while True: pass"])):
+        yield
+
+
 class Worker:
     """A process of benchmarks/alone.py that is asked one thing after another."""
 

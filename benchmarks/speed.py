@@ -1,12 +1,14 @@
 """Speed: how fast is the app next to what a user would write or install instead, on the same weights?
 
-    python -m benchmarks.speed PATH [--only sentiment,speech] [--rounds 5]
+    python -m benchmarks.speed PATH [--only sentiment,speech] [--rounds 5] [--avx2]
 
 PATH is the folder of benchmarks/quality.py. Both sides run as processes of their own on 127.0.0.1, take
 the same load one after the other in each round, and rest while the other works. Files are uploaded
-before the clock starts; faster-whisper works in a process without HTTP, which is in its favour. What
-takes long and only stands beside (the other peers for speech, eight visitors of the plain app) is
-measured once. The speech rows need benchmarks/speed-requirements.txt.
+before the clock starts; faster-whisper, llama.cpp and CTranslate2 work in processes without HTTP, which
+is in their favour. What takes long and only stands beside (the other peers for speech, eight visitors of
+the plain app) is measured once. The rows for speech and generation need benchmarks/speed-requirements.txt.
+--avx2 keeps torch, its libraries and CTranslate2 from using AVX-512, as on a machine that has none;
+llama.cpp uses what it was compiled for.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from typing import Any
 
 from benchmarks import startup
 from benchmarks.load import Burst, drive, upload
-from benchmarks.processes import peak_memory, settle, worker
+from benchmarks.processes import busy, peak_memory, settle, worker
 from benchmarks.rounds import (
     Row,
     Side,
@@ -45,7 +47,13 @@ from components.errors import DemoError
 from demos import speech, zero_shot
 
 ROUNDS_BESIDE = 1  # of numbers that only stand beside, where each takes long
-PACKAGES = ("torch", "transformers", "gradio", "faster-whisper", "ctranslate2")
+PACKAGES = ("torch", "transformers", "gradio", "faster-whisper", "ctranslate2", "llama-cpp-python")
+AVX2 = {
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "CT2_FORCE_CPU_ISA": "AVX2",
+}
 BUDGET = 1.5  # GB
 SPEECH_CLIPS = 8
 LONG_SPEECH = 240.0  # seconds
@@ -223,9 +231,18 @@ def measure_generation(stage: Stage) -> Iterator[Row]:
         "generate": partial(alone, "generate", prompts=PROMPTS[:1], most=TOKENS),
         "loop": partial(alone, "bare_loop", prompts=PROMPTS[:1], most=TOKENS),
     }
-    quantized = stage.on_cpu()  # 8-bit weights are a choice for the CPU only
-    if quantized:
-        sides["int8"] = ours(PROMPTS[:1], where=stage.ours("--quantize", "int8").url)
+    on_cpu = stage.on_cpu()  # 8-bit weights are a choice for the CPU only, and the peers are set up for it
+    if on_cpu:
+        threads = stage.machine()[0]
+        sides |= {
+            "int8": ours(PROMPTS[:1], where=stage.ours("--quantize", "int8").url),
+            "llama.cpp": partial(stage.llama_cpp, PROMPTS[:1], TOKENS, threads),
+            "llama.cpp, 1 thread": partial(stage.llama_cpp, PROMPTS[:1], TOKENS, 1),
+            "llama.cpp, 8": partial(stage.llama_cpp, PROMPTS, TOKENS, threads),
+            "CTranslate2 float32": partial(stage.ctranslate2, PROMPTS[:1], TOKENS, "float32"),
+            "CTranslate2 int8": partial(stage.ctranslate2, PROMPTS[:1], TOKENS, "int8"),
+            "CTranslate2 float32, 8": partial(stage.ctranslate2, PROMPTS, TOKENS, "float32"),
+        }
     done = stage.alternate(sides)
     plain_8 = stage.alternate({"plain, 8": theirs(PROMPTS)}, ROUNDS_BESIDE, warm_up=[])["plain, 8"]
 
@@ -239,7 +256,7 @@ def measure_generation(stage: Stage) -> Iterator[Row]:
         return tuple(total / burst.seconds for total, burst in zip(totals, bursts, strict=True))
 
     plain_rate, rate = tokens_per_second(done["plain"]), tokens_per_second(done["ours"])
-    looped = [burst.answers[0].data / burst.seconds for burst in done["loop"]]
+    looped = _counted(done["loop"])
     limits = (
         note("`generate` alone", tokens_per_second(done["generate"]), "tokens/s"),
         note("bare loop", looped, "tokens/s"),
@@ -248,20 +265,38 @@ def measure_generation(stage: Stage) -> Iterator[Row]:
     also = (("same text" if same else "another text", same),)
     work = f"generation, one visitor, {TOKENS} tokens"
     yield Row(work, "tokens/s", "plain app", plain_rate, rate, at_least(1.1), also, limits)
-    if quantized:
+    if on_cpu:
         similar = texts(done["int8"][-1]) == texts(done["plain"][-1])
         told = "same text" if similar else "another text"
         int8 = tokens_per_second(done["int8"])
         yield Row(f"{work}, int8", "tokens/s", "plain app", plain_rate, int8, at_least(1.4), (), (told,))
-    yield Row(
-        f"generation, {len(PROMPTS)} visitors at once",
-        "tokens/s",
-        "ours, one visitor",
-        rate,
-        tokens_per_second(done["ours, 8"]),
-        at_least(3),
-        beside=(note("plain app", tokens_per_second(plain_8), "tokens/s"),),
-    )
+        beside = ("llama.cpp, 1 thread", "CTranslate2 float32", "CTranslate2 int8")
+        peers = tuple(note(name, _counted(done[name]), "tokens/s") for name in beside)
+        yield Row(work, "tokens/s", "llama.cpp", _counted(done["llama.cpp"]), rate, at_least(0.8), (), peers)
+    together = f"generation, {len(PROMPTS)} visitors at once"
+    rate_8 = tokens_per_second(done["ours, 8"])
+    beside_8 = (note("plain app", tokens_per_second(plain_8), "tokens/s"),)
+    yield Row(together, "tokens/s", "ours, one visitor", rate, rate_8, at_least(3), beside=beside_8)
+    if on_cpu:
+        batch = (
+            note("CTranslate2 float32, one batch", _counted(done["CTranslate2 float32, 8"]), "tokens/s"),
+        )
+        one_by_one = "llama.cpp, one after another"
+        theirs_8 = _counted(done["llama.cpp, 8"])
+        yield Row(together, "tokens/s", one_by_one, theirs_8, rate_8, at_least(1), beside=batch)
+        with busy():
+            beset = stage.alternate(
+                {name: sides[name] for name in ("llama.cpp, 1 thread", "llama.cpp", "ours")}
+            )
+        yield Row(
+            f"{work}, beside a process that keeps a core busy",
+            "tokens/s",
+            "llama.cpp",
+            _counted(beset["llama.cpp"]),
+            tokens_per_second(beset["ours"]),
+            at_least(0.8),
+            beside=(note("llama.cpp, 1 thread", _counted(beset["llama.cpp, 1 thread"]), "tokens/s"),),
+        )
     for prompt in (PROMPTS[0], " ".join(stage.bench.texts(15))):
         length = alone("count_tokens", texts=[prompt]).answers[0].data
         waits = stage.alternate(
@@ -280,6 +315,11 @@ def measure_generation(stage: Stage) -> Iterator[Row]:
             at_most(1.2),
             beside=(note("Gradio alone", milliseconds(waits["gradio"]), "ms"),),
         )
+
+
+def _counted(bursts: Sequence[Burst]) -> tuple[float, ...]:
+    """A rate for each, where an answer says how many tokens it has."""
+    return tuple(sum(answer.data for answer in burst.answers) / burst.seconds for burst in bursts)
 
 
 def _one_by_one(side: Side, times: int) -> Burst:
@@ -456,7 +496,7 @@ ROWS: dict[str, Callable[[Stage], Iterator[Row]]] = {
 
 def description(stage: Stage, rounds: int) -> str:
     """The machine and the versions, in a paragraph."""
-    threads, device, _, dtype = stage.machine()
+    threads, device, _, dtype, processor, instructions = stage.machine()
     versions = []
     for package in PACKAGES:
         try:
@@ -465,7 +505,8 @@ def description(stage: Stage, rounds: int) -> str:
             versions.append(f"no {package}")
     load = os.getloadavg()[0]
     return (
-        f"{os.cpu_count()} cores, load {load:.1f} before; torch on {device} with {threads} threads, {dtype}; "
+        f"{os.cpu_count()} cores of {processor}, load {load:.1f} before; torch on {device} with {threads} "
+        f"threads and {instructions}, {dtype}; "
         f"{', '.join(versions)}. Medians of {rounds} rounds after a warm-up, with the range of the ratio."
     )
 
@@ -478,6 +519,7 @@ def arguments(given: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("path", type=Path, help="folder with the data")
     parser.add_argument("--only", default=",".join(ROWS), help="comma separated; all if not given")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="of each measurement")
+    parser.add_argument("--avx2", action="store_true", help="without AVX-512")
     options = parser.parse_args(given)
     options.only = [name.strip().replace("-", "_") for name in options.only.split(",") if name.strip()]
     unknown = [name for name in options.only if name not in ROWS]
@@ -493,6 +535,8 @@ def arguments(given: Sequence[str]) -> argparse.Namespace:
 def main(given: Sequence[str] | None = None) -> int:
     """Measure and print; 1 if something could not be measured."""
     options = arguments(sys.argv[1:] if given is None else given)
+    if options.avx2:
+        os.environ.update(AVX2)  # for the processes that are started
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended as well
     failed = False
     with tempfile.TemporaryDirectory(prefix="speed-") as scratch:

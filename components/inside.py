@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from components.matrices import packed_numbers
+
 if TYPE_CHECKING:
     import torch
 
@@ -153,8 +155,9 @@ def architecture(loaded: Loaded) -> Architecture:
     if family == "convolutional":
         convolutions = [layer for layer in model.modules() if isinstance(layer, torch.nn.Conv2d)]
         layers, heads, hidden = len(convolutions), None, None
-    # Weights in 8 bits are kept as buffers.
+    # Weights in 8 bits are kept as buffers, packed ones in neither way.
     small = sum(tensor.numel() for tensor in model.buffers() if tensor.dtype == torch.int8)
+    small += packed_numbers(model, tied=False)
     return Architecture(
         name=type(model).__name__,
         family=family,

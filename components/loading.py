@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from components.checkpoints import Checkpoint, check_here
 from components.device import best_dtype, free_memory
 from components.errors import CheckpointError, ModelLoadError
+from components.matrices import Ways, quicken
 from components.models import Loaded, Place
 from components.progress import Progress, Report, unreported
 from components.quantization import bytes_of, quantize_decoder
@@ -45,15 +46,18 @@ def weights_bytes(folder: Path, dtype_bytes: int = 4) -> int:
     return total
 
 
-def place(device: Callable[[], torch.device], quantize: str = "none") -> Place:
+def place(device: Callable[[], torch.device], quantize: str = "none", ways: Ways | None = None) -> Place:
     """Loading onto a device that is asked for when something is loaded: torch takes seconds to import.
 
-    quantize: "int8" for the linear layers of decoders, on the CPU only.
+    quantize: "int8" for the linear layers of decoders, on the CPU only; ways: what is known of this
+    machine's speed.
     """
+    ways = ways or Ways()
 
     def load_there(checkpoint: Checkpoint, folder: Path) -> Loaded:
-        on_cpu = device().type == "cpu"
-        return read(checkpoint, folder, best_dtype(device()), quantize if on_cpu else "none")
+        if device().type != "cpu":
+            return read(checkpoint, folder, best_dtype(device()))
+        return read(checkpoint, folder, best_dtype(device()), quantize, ways)
 
     return Place(
         load=load_there,
@@ -70,8 +74,9 @@ def load(
 
     quantize: "int8" for the linear layers of decoders, on the CPU only.
     """
-    loaded = read(checkpoint, folder, dtype, quantize if device.type == "cpu" else "none")
-    return move(loaded, device)
+    if device.type != "cpu":
+        return move(read(checkpoint, folder, dtype), device)
+    return read(checkpoint, folder, dtype, quantize, Ways())
 
 
 def move(loaded: Loaded, device: torch.device, report: Report = unreported) -> Loaded:
@@ -84,9 +89,12 @@ def move(loaded: Loaded, device: torch.device, report: Report = unreported) -> L
     return replace(loaded, device=device, seconds=loaded.seconds + time.perf_counter() - started)
 
 
-def read(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype, quantize: str = "none") -> Loaded:
+def read(
+    checkpoint: Checkpoint, folder: Path, dtype: torch.dtype, quantize: str = "none", ways: Ways | None = None
+) -> Loaded:
     """Load model and processor from a local Hugging Face folder into main memory, in evaluation mode.
 
+    quantize, ways: for a model that stays there; ways: have a decoder's layers take the fastest of them.
     Raises ModelLoadError if its files do not make a model, CheckpointError if a part is missing: a head
     of random weights would answer at random.
     """
@@ -132,6 +140,8 @@ def read(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype, quantize: str
         model.config.pad_token_id = processor.pad_token_id
     model.eval()
     quantized = quantize == "int8" and recipe.task in DECODERS and quantize_decoder(model)
+    if ways is not None and recipe.task in DECODERS:
+        quicken(model, ways)
     return Loaded(
         checkpoint,
         model,

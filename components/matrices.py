@@ -1,40 +1,259 @@
-"""Matrices: how does a linear layer take a few rows fast on the CPU?
+"""Matrices: in which of several ways does this machine take a few rows through a linear layer fastest?
 
-A decoder at work reads all its weights for one row, or for one of each visitor. The kernels behind
-`x @ weight.T` are made for many rows: for one row they use one thread, for a few they first rearrange
-the weights. `weight @ x.T` does neither, if there are two columns at least.
+A decoder at work reads all its weights for one row, or for one of each visitor, and the kernels behind
+`x @ weight.T` are made for many rows. There are other ways to the same numbers: `weight @ x.T`, and
+FBGEMM's product of float32 rows with weights that are kept in half precision, which reads half the bytes.
+Which is fastest depends on processor, threads and shape, so it is measured where it runs, once.
 """
 
 from __future__ import annotations
 
+import json
+import logging
+import os
+import platform
+import time
+from collections import Counter
+from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from filelock import FileLock
 
 if TYPE_CHECKING:
     import torch
 
-# Measured in float32 on two cores with AVX-512, for layers from 256 x 256 to 49,152 x 576: 2 to 6 times as
-# fast for one or two rows, even at 4 rows of a narrowing layer and 8 of a widening one, slower beyond.
-FEW = 4
-FEW_WHERE_WIDENING = 8
+log = logging.getLogger("tour")
+
+ROWS = (1, 2, 4, 8)  # measured; what lies between goes as the next larger, and more rows as PyTorch does it
+SMALL = 1 << 16  # layers of fewer weights are left alone: calling them costs more than computing them
+SAMPLE = 1 << 21  # weights of a larger layer that are measured
+ROUNDS = 7  # of each way, in turns; the shortest counts, so that a busy machine does not decide
+LIMIT = 0.02  # seconds after which no further round begins
+# Rounding to half precision may change a weight by this share of the layer's largest: no more than the
+# sums in float32 differ by. Weights stored in half precision, and in bfloat16, are within it.
+EXACT = 1e-6
+ISA = ("ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA")  # what libraries may use
 
 
-def quicken(model: Any) -> int:
-    """Have the linear layers of a model on the CPU take few rows the faster way; how many they are.
+class Way(NamedTuple):
+    """How layers of one shape are computed.
 
-    Weights and names stay as they are; results differ by rounding. Layers in other types than float32
-    or on another device are left alone.
+    half: with weights in half precision where that changes none; turned: the numbers of rows, of ROWS,
+    at which `weight @ x.T` is the faster one in single precision.
+    """
+
+    half: bool
+    turned: tuple[int, ...]
+
+
+PLAIN = Way(False, ())
+
+
+class Ways:
+    """What was measured on this machine, kept in a file. path: None keeps it in memory only."""
+
+    def __init__(
+        self, path: Path | None = None, measure: Callable[[torch.Tensor], Way] | None = None
+    ) -> None:
+        self._path, self._measure = path, measure or measured
+        self._known: dict[str, Way] | None = None
+
+    def of(self, weight: torch.Tensor) -> Way:
+        """The fastest way for a weight `[outputs, inputs]`, measured if it has not been."""
+        if self._known is None:
+            self._known = self._read().get(here(), {})
+        shape = "x".join(map(str, weight.shape))
+        if shape not in self._known:
+            self._known[shape] = self._measure(weight)
+            self._write()
+        return self._known[shape]
+
+    def _read(self) -> dict[str, dict[str, Way]]:
+        """Machine -> shape -> way. What cannot be read is measured again."""
+        if self._path is None:
+            return {}
+        try:
+            machines = json.loads(self._path.read_text(encoding="utf-8"))
+            return {
+                machine: {shape: _checked(**way) for shape, way in shapes.items()}
+                for machine, shapes in machines.items()
+            }
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            log.warning("%s is not used: %r", self._path, error)
+            return {}
+
+    def _write(self) -> None:
+        if self._path is None or self._known is None:
+            return
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{self._path}.lock"):
+                machines = self._read()
+                machines.setdefault(here(), {}).update(self._known)
+                written = {
+                    machine: {shape: way._asdict() for shape, way in shapes.items()}
+                    for machine, shapes in machines.items()
+                }
+                new = self._path.with_suffix(".new")
+                new.write_text(json.dumps(written, indent=1), encoding="utf-8")
+                new.replace(self._path)
+        except OSError as error:
+            log.warning("%s was not written: %r", self._path, error)
+
+
+def _checked(half: Any, turned: Any) -> Way:
+    """Raises ValueError for what was not written by this version."""
+    if not isinstance(half, bool) or not set(turned) <= set(ROWS):
+        raise ValueError(f"{half!r}, {turned!r}")
+    return Way(half, tuple(turned))
+
+
+@cache
+def here() -> str:
+    """What the speed of a product depends on: the processor, its instructions in use, threads, torch."""
+    import torch
+
+    limits = [f"{name}={os.environ[name]}" for name in ISA if name in os.environ]
+    return ", ".join(
+        (
+            processor(),
+            torch.backends.cpu.get_cpu_capability(),
+            *limits,
+            f"{torch.get_num_threads()} threads",
+            f"torch {torch.__version__}",
+        )
+    )
+
+
+def processor() -> str:
+    """Its name, with family and model where the system tells them."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    wanted = ("model name", "cpu family", "model", "CPU implementer", "CPU part")
+    return " ".join(told[key] for key in wanted if key in told) or platform.machine()
+
+
+def measured(weight: torch.Tensor) -> Way:
+    """The fastest way for few rows of a layer's inputs on this machine; takes milliseconds."""
+    import torch
+
+    weight = weight.detach()[: max(1, SAMPLE // weight.shape[1])]
+    half = packed(weight, None) if has_half() else None
+    turned, single, halved = [], 0.0, 0.0
+    with torch.inference_mode():
+        for rows in ROWS:
+            x = torch.ones(rows, weight.shape[1])
+            ways = [
+                lambda x=x: torch.nn.functional.linear(x, weight),
+                lambda x=x: _turned(x, weight),
+                *([lambda x=x: torch.ops.quantized.linear_dynamic_fp16(x, half)] if half is not None else []),
+            ]
+            seconds = _shortest(ways)
+            if seconds[1] < seconds[0]:
+                turned.append(rows)
+            single += min(seconds[:2])
+            halved += seconds[-1]
+    return Way(half is not None and halved < single, tuple(turned))
+
+
+def _shortest(ways: list[Any]) -> list[float]:
+    """Seconds that each takes at best."""
+    best = [float("inf")] * len(ways)
+    end = time.perf_counter() + LIMIT
+    for done in range(ROUNDS):
+        if done > 1 and time.perf_counter() > end:
+            break
+        for i, way in enumerate(ways):
+            started = time.perf_counter()
+            way()
+            best[i] = min(best[i], time.perf_counter() - started)
+    return best
+
+
+def quicken(model: Any, ways: Ways) -> int:
+    """Have the linear layers of a model on the CPU take few rows the fastest way; how many were changed.
+
+    Results differ by rounding in float32. Where half precision is the fastest and holds a layer's weights
+    as they are, they are kept in it, which takes half the memory and has no gradients. Layers in other
+    types than float32 or on another device are left alone.
     """
     import torch
 
-    count = 0
-    for layer in model.modules():
-        if type(layer) is not torch.nn.Linear:
+    changed = 0
+    uses = Counter(id(weight) for layer in model.modules() for weight in layer.parameters(recurse=False))
+    for name, layer in list(model.named_modules()):
+        if type(layer) is not torch.nn.Linear or layer.weight.numel() < SMALL:
             continue
-        if layer.weight.dtype == torch.float32 and layer.weight.device.type == "cpu":
-            layer.__class__ = _few_rows()
-            count += 1
-    return count
+        if layer.weight.dtype != torch.float32 or layer.weight.device.type != "cpu":
+            continue
+        way = ways.of(layer.weight)
+        if way.half and name and fits_half(layer.weight):
+            model.set_submodule(name, _half_linear()(layer, uses[id(layer.weight)] > 1))
+        elif way.turned:
+            few: Any = layer
+            few.__class__, few.turned = _few_rows(), _reach(way.turned)
+        else:
+            continue
+        changed += 1
+    return changed
+
+
+def _reach(turned: tuple[int, ...]) -> frozenset[int]:
+    """All numbers of rows up to the largest of ROWS that go as those measured."""
+    return frozenset(
+        rows for rows in range(1, ROWS[-1] + 1) if next(size for size in ROWS if size >= rows) in turned
+    )
+
+
+def fits_half(weight: torch.Tensor) -> bool:
+    """Whether half precision holds the weights as they are; see EXACT."""
+    with_half = weight.detach().half().float()
+    return bool((with_half - weight).abs().max() <= EXACT * weight.abs().max())
+
+
+def packed_numbers(model: Any, tied: bool = True) -> int:
+    """How many weights of a model are packed in half precision, where `parameters()` does not find them.
+
+    tied: with those that are there a second time, of an output layer that is the embedding again.
+    """
+    layers = [layer for layer in model.modules() if isinstance(layer, _half_linear())]
+    return sum(layer.numbers for layer in layers if tied or not layer.tied)
+
+
+@cache
+def has_half() -> bool:
+    """Whether PyTorch has FBGEMM here; on processors other than x86 it has not."""
+    import torch
+
+    try:
+        packed(torch.ones(1, 1), None)
+    except RuntimeError as error:
+        log.info("weights are not kept in half precision: %s", error)
+        return False
+    return True
+
+
+def packed(weight: torch.Tensor, bias: torch.Tensor | None) -> Any:
+    """Weights as FBGEMM's half-precision product takes them. Raises RuntimeError where there is none."""
+    import torch
+
+    return torch.ops.quantized.linear_prepack_fp16(weight.detach(), None if bias is None else bias.detach())
+
+
+def _turned(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """`[rows, inputs]` -> `[rows, outputs]`. One column would use one thread only."""
+    import torch
+
+    rows = x.shape[0]
+    columns = (x if rows > 1 else x.repeat(2, 1)).t()
+    return torch.mm(weight, columns)[:, :rows].t().contiguous()
 
 
 @cache
@@ -42,16 +261,43 @@ def _few_rows() -> Any:
     import torch
 
     class FewRows(torch.nn.Linear):
+        turned: frozenset[int]
+
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             rows = x.numel() // self.in_features
-            widening = self.out_features >= self.in_features
-            if not 0 < rows <= (FEW_WHERE_WIDENING if widening else FEW):
+            if rows not in self.turned:
                 return super().forward(x)
-            flat = x.reshape(rows, self.in_features)
-            columns = (flat if rows > 1 else flat.repeat(2, 1)).t()
-            y = torch.mm(self.weight, columns)[:, :rows].t().contiguous()
+            y = _turned(x.reshape(rows, self.in_features), self.weight)
             if self.bias is not None:
                 y += self.bias
             return y.view(*x.shape[:-1], self.out_features)
 
     return FewRows
+
+
+@cache
+def _half_linear() -> Any:
+    import torch
+
+    class HalfLinear(torch.nn.Module):
+        """weights in half precision as FBGEMM wants them, which is no tensor; inputs and sums in float32."""
+
+        def __init__(self, layer: torch.nn.Linear, tied: bool) -> None:
+            super().__init__()
+            self.in_features, self.out_features = layer.in_features, layer.out_features
+            self.numbers, self.tied = layer.weight.numel(), tied
+            self.bias = layer.bias
+            self.packed = packed(layer.weight, layer.bias)
+
+        def __deepcopy__(self, memo: dict[int, Any]) -> HalfLinear:
+            # Nothing here ever changes, and a copy would take the memory again.
+            return self
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if not x.numel():
+                return x.new_empty(*x.shape[:-1], self.out_features)
+            if x.dim() == 1:
+                return torch.ops.quantized.linear_dynamic_fp16(x[None], self.packed)[0]
+            return torch.ops.quantized.linear_dynamic_fp16(x, self.packed)
+
+    return HalfLinear

@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from components.matrices import packed_numbers
+
 if TYPE_CHECKING:
     import torch
 
@@ -39,10 +41,10 @@ def quantize_decoder(model: Any) -> bool:
 
 
 def bytes_of(model: Any) -> int:
-    """Bytes of all weights in memory, of 8-bit ones with their scales."""
+    """Bytes of all weights in memory, of 8-bit ones with their scales, of packed ones as they are packed."""
     small = [layer for layer in model.modules() if isinstance(layer, _int8_linear())]
     weights = [*model.parameters(), *(tensor for layer in small for tensor in (layer.weight, layer.scale))]
-    return sum(tensor.numel() * tensor.element_size() for tensor in weights)
+    return sum(tensor.nbytes for tensor in weights) + 2 * packed_numbers(model)
 
 
 @cache

@@ -20,7 +20,6 @@ import numpy as np
 from components import audio
 from components.captured import SHARE, Capture, Inputs, Outputs, Step, Steps, capturer, fixed, rows_for, some
 from components.eager import twin
-from components.matrices import quicken
 from components.progress import Stopped
 
 if TYPE_CHECKING:
@@ -108,7 +107,6 @@ class Engine:
 
     def __init__(self, loaded: Loaded, capture: Capture | None = None) -> None:
         self._loaded, self._model = loaded, loaded.model
-        quicken(self._model)
         config = self._model.config
         numbers = 2 * config.decoder_layers * config.max_source_positions * config.d_model
         self._most = max(2, min(MOST_ROWS, MOST_BYTES // (numbers * loaded.dtype.itemsize)))

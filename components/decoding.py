@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from components.captured import Capture, Texts, capturer, likeliest, some, told
 from components.lean import lean
 from components.models import Loaded
+from components.pace import paced
 from components.progress import Stopped, never
 
 if TYPE_CHECKING:
@@ -209,7 +210,8 @@ class Engine:
         named = inspect.signature(loaded.model.forward).parameters
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in named else {}
         self._can_join = _can_join(loaded.model)
-        self._token = loaded.compute(partial(lean, loaded.model)) if self._can_join else loaded.model
+        token = loaded.compute(partial(lean, loaded.model)) if self._can_join else loaded.model
+        self._token = paced(token, loaded.device)  # a step of one token a row
         self._changed = threading.Condition()
         # What follows is changed by the one at work, or by anybody who holds the condition meanwhile.
         self._at_work = False

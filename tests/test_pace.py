@@ -1,0 +1,88 @@
+"""The number of threads of a step, with a clock and a machine of its own."""
+
+from __future__ import annotations
+
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+
+from components.pace import TRY, Pace, paced
+
+
+class Machine:
+    """seconds: threads -> what a step takes with so many."""
+
+    def __init__(self, **seconds: float) -> None:
+        self.seconds = {1: seconds["one"], 4: seconds["all"]}
+        self.threads, self.now = 4, 0.0
+        self.used: list[int] = []
+        self.pace = Pace(self.step, (4, 1), self.use, lambda: self.now)
+
+    def use(self, threads: int) -> None:
+        self.threads = threads
+
+    def step(self, input_ids, **others):
+        self.used.append(self.threads)
+        self.now += self.seconds[self.threads]
+        return len(self.used)
+
+    def run(self, steps: int, rows: int = 1) -> Counter[int]:
+        """How often each number of threads was used."""
+        self.used.clear()
+        for number in range(steps):
+            assert self.pace(input_ids=SimpleNamespace(shape=(rows, 1))) == number + 1
+            assert self.threads == 4, "what else is computed has all of them"
+        return Counter(self.used)
+
+
+@pytest.mark.parametrize(("seconds", "best"), [({"one": 3, "all": 2}, 4), ({"one": 2, "all": 3}, 1)])
+def test_the_faster_choice_is_used_and_the_other_tried_now_and_then(seconds, best):
+    machine = Machine(**seconds)
+    used = machine.run(10 * TRY)
+    other = {1: 4, 4: 1}[best]
+    assert 8 <= used[other] <= 12
+    assert set(machine.used[4:TRY]) == {best}
+
+
+def test_another_process_that_comes_and_goes_is_noticed():
+    machine = Machine(one=3, all=2)
+    assert machine.run(2 * TRY)[4] > 1.8 * TRY
+    machine.seconds[4] = 30.0
+    assert machine.run(TRY)[4] <= 3, "noticed within three steps"
+    machine.seconds[4] = 2.0
+    machine.run(8 * TRY)
+    assert machine.run(2 * TRY)[4] > 1.8 * TRY
+
+
+def test_few_and_many_rows_are_known_apart():
+    machine = Machine(one=2, all=3)
+    machine.run(TRY)
+    machine.seconds = {1: 9.0, 4: 5.0}
+    assert set(machine.used[4:]) == {1}
+    machine.run(TRY, rows=16)
+    assert set(machine.used[4:]) == {4}
+    machine.seconds = {1: 2.0, 4: 3.0}
+    assert machine.run(TRY // 2)[4] <= 1
+
+
+def test_threads_are_given_back_after_an_error():
+    machine = Machine(one=2, all=3)
+    machine.run(TRY)
+    machine.pace._step = lambda **named: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        machine.pace(input_ids=SimpleNamespace(shape=(1, 1)))
+    assert machine.threads == 4
+
+
+def test_other_devices_and_one_thread_are_left_alone(monkeypatch):
+    import torch
+
+    def step(**named):
+        return named
+
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    assert paced(step, torch.device("meta")) is step
+    assert isinstance(paced(step, torch.device("cpu")), Pace)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert paced(step, torch.device("cpu")) is step

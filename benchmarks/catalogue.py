@@ -4,8 +4,8 @@ python -m benchmarks.catalogue
 python -m benchmarks.catalogue --only whisper-base.en --only opus-mt
 
 Each is made with random weights (see tests/repositories.py), served by a hub on this machine, and used in its
-tabs through the app's own manager: by a process that finds an empty cache, and by another one that finds what
-the first has left. One at a time is on the disk; the largest takes 5 GB.
+tabs through the app's own manager, by a process of its own that finds an empty cache; and once more when the
+model was let go. One at a time is on the disk; the largest takes 5 GB.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -33,19 +34,22 @@ from tests.repositories import ending
 
 TOKENS = 20  # that generation writes
 HEADER = ("tab", "checkpoint", "fetched", "left on the hub", "first use", "second use", "memory")
+UNMEASURED = "not measured yet"  # in docs/catalogue.md
+FORMS = ("checkpoint", "commit", "weights", "numbers", "size", "other formats", "not seen")
 WEIGHTS = (".safetensors", ".bin", ".h5", ".msgpack", ".ot", ".onnx", ".tflite")
-FAILED = "no: {}"
 
 
 @dataclass(frozen=True)
 class Use:
-    """One use of a checkpoint by a process of its own.
+    """A checkpoint in a process of its own.
 
-    seconds: from the click to the answer, without imports; memory: the most that the process or one that it
-    started had in memory, in bytes; problem: the sentence that came instead of an answer.
+    seconds, busy: from the click to the answer, without imports, of each use, by the clock and of processors;
+    memory: the most that the process or one that it started had in memory, in bytes; problem: the sentence
+    that came instead of an answer.
     """
 
-    seconds: float
+    seconds: list[float]
+    busy: list[float]
     memory: int
     answer: str
     problem: str = ""
@@ -53,18 +57,13 @@ class Use:
 
 @dataclass(frozen=True)
 class Row:
-    """A checkpoint in one tab. fetched, left: bytes by format; second: None if the first failed."""
+    """A checkpoint in one tab. fetched, left: bytes by format."""
 
     tab: str
     name: str
     fetched: dict[str, int]
     left: dict[str, int]
-    first: Use
-    second: Use | None
-
-    @property
-    def works(self) -> bool:
-        return self.second is not None and not self.first.problem and not self.second.problem
+    use: Use
 
 
 # Each takes the name of a checkpoint and the manager, and gives something of the answer to show.
@@ -137,7 +136,7 @@ def offered() -> list[tuple[str, Hub]]:
 
 
 def use(tab: str, name: str) -> Use:
-    """Run a tab with a checkpoint in this process, with the manager that the app makes."""
+    """Run a tab twice with a checkpoint in this process, with the manager that the app makes."""
     import app
     from components.errors import DemoError
     from components.hub import HubStatus
@@ -146,13 +145,22 @@ def use(tab: str, name: str) -> Use:
     run, _ = TABS[tab]
     app.warm()
     models = app.create_manager(parse([], os.environ), HubStatus())
-    answer = problem = ""
-    started = time.perf_counter()
+    seconds, busy, answer = [], [], ""
     try:
-        answer = run(name, models)
+        for _ in range(2):
+            started, worked = time.perf_counter(), _worked()
+            answer = run(name, models)
+            seconds.append(time.perf_counter() - started)
+            busy.append(_worked() - worked)
+            models.unload(name)
     except DemoError as error:
-        problem = str(error)
-    return Use(time.perf_counter() - started, _peak(), answer, problem)
+        return Use(seconds, busy, _peak(), answer, str(error))
+    return Use(seconds, busy, _peak(), answer)
+
+
+def _worked() -> float:
+    """Seconds of a processor that this process and those that it has started and seen end have taken."""
+    return sum(os.times()[:4])
 
 
 def _peak() -> int:
@@ -193,10 +201,9 @@ def in_a_process(tab: str, name: str, hub: str, home: Path) -> Use:
 
 
 def measure(tab: str, source: Hub, hub: HubServer, folder: Path, home: Path) -> Row:
-    """Use the repository in this folder, which the hub has, twice with a cache that is empty at first."""
+    """Use the repository in this folder, which the hub has, with a cache that is empty at first."""
     before = len(hub.log)
-    first = in_a_process(tab, source.repo_id, hub.url, home)
-    second = None if first.problem else in_a_process(tab, source.repo_id, hub.url, home)
+    used = in_a_process(tab, source.repo_id, hub.url, home)
     fetched: Counter[str] = Counter()
     asked = set()
     for request in hub.log[before:]:
@@ -208,16 +215,24 @@ def measure(tab: str, source: Hub, hub: HubServer, folder: Path, home: Path) -> 
     for file in folder.rglob("*"):
         if file.is_file() and file.relative_to(folder).as_posix() not in asked:
             left[ending(file.name)] += file.stat().st_size
-    return Row(tab, source.repo_id, dict(fetched), dict(left), first, second)
+    return Row(tab, source.repo_id, dict(fetched), dict(left), used)
 
 
 def rows(only: Sequence[str] = (), small: bool = False, tell: Callable[[Row], None] = print) -> list[Row]:
-    """Measure all that is offered whose name holds one of `only`, and tell each row when it is there.
+    """Measure what is offered, and tell each row when it is there.
+
+    only: names of repositories, or parts of names, if not all are meant.
 
     small: with checkpoints of a few thousand parameters in the same form.
     """
     facts, done = repositories.facts(), []
-    chosen = [pair for pair in offered() if not only or any(part in pair[1].repo_id for part in only)]
+    chosen = [
+        pair
+        for pair in offered()
+        if not only
+        or pair[1].repo_id in only
+        or any(part in pair[1].repo_id for part in only if part not in facts)
+    ]
     for name in dict.fromkeys(source.repo_id for _, source in chosen):
         with tempfile.TemporaryDirectory(prefix="catalogue-") as place, HubServer() as hub:
             folder, known = Path(place) / "repository", facts[name]
@@ -234,8 +249,31 @@ def rows(only: Sequence[str] = (), small: bool = False, tell: Callable[[Row], No
     return done
 
 
-def heading() -> str:
-    return f"{line(HEADER)}\n{line(['---'] * len(HEADER))}"
+def heading(names: Sequence[str] = HEADER) -> str:
+    return f"{line(names)}\n{line(['---'] * len(names))}"
+
+
+def forms() -> str:
+    """What each repository holds on the hub, as a table."""
+    lines = [heading(FORMS)]
+    for known in repositories.facts().values():
+        taken = known.weights
+        others = [path for path in known.files if ending(path) in WEIGHTS and path != taken]
+        bot = known.conversion["ref"] if known.is_converted and known.conversion else ""
+        written = (f"`{known.commit[:7]}`" if re.match("[0-9a-f]{7}", known.commit) else known.commit,
+                   f"`{taken}`" + f", or the bot's safetensors in {bot}" * bool(bot),
+                   known.dtype,
+                   _stated(known.files[taken]),
+                   ", ".join(sorted({ending(path) for path in others})) or "none",
+                   known.unseen)  # fmt: skip
+        lines.append(line((known.name, *written)))
+    return "\n".join(lines)
+
+
+def _stated(size: int | None) -> str:
+    if size is None:
+        return "not seen"
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.3g} MB"
 
 
 def line(cells: Sequence[str]) -> str:
@@ -244,16 +282,17 @@ def line(cells: Sequence[str]) -> str:
 
 def cells(row: Row) -> tuple[str, ...]:
     """One row of the table. Of what is left on the hub, formats of weights only."""
-    second = row.second
-    memory = max(use.memory for use in (row.first, row.second) if use)
+    pairs = zip(row.use.seconds, row.use.busy, strict=True)
+    seconds = [f"{taken:.1f} s ({worked:.1f} s)" for taken, worked in pairs]
+    if row.use.problem:
+        seconds.append(f"no: {row.use.problem}")
     return (
         row.tab,
         row.name,
         _sizes(row.fetched),
         ", ".join(kind for kind in WEIGHTS if kind in row.left) or "nothing",
-        FAILED.format(row.first.problem) if row.first.problem else f"{row.first.seconds:.1f} s",
-        "" if second is None else second.problem or f"{second.seconds:.1f} s",
-        f"{memory / 1e6:,.0f} MB",
+        *[*seconds, ""][:2],
+        f"{row.use.memory / 1e6:,.0f} MB",
     )
 
 
@@ -267,7 +306,7 @@ def _sizes(sent: dict[str, int]) -> str:
 def wrong(row: Row) -> str | None:
     """What speaks against a row: no answer, or a file fetched that nothing here reads."""
     formats = {kind for kind in WEIGHTS if kind in row.fetched}
-    if not row.works:
+    if row.use.problem:
         return f"{row.tab}: {row.name} does not answer"
     if ".safetensors" in formats and len(formats) > 1:
         return f"{row.tab}: {row.name} was fetched in several formats: {', '.join(sorted(formats))}"
@@ -279,12 +318,16 @@ def wrong(row: Row) -> str | None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table; ends with status 1 where something is wrong with a row."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.catalogue", description=__doc__)
-    parser.add_argument("--only", action="append", default=[], help="a part of a checkpoint's name")
+    parser.add_argument("--only", action="append", default=[], help="a name, or a part of several")
     parser.add_argument("--small", action="store_true", help="tiny checkpoints of the same form")
+    parser.add_argument("--forms", action="store_true", help="only what each repository holds on the hub")
     parser.add_argument("--use", nargs=2, metavar=("TAB", "NAME"), help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.use:
         print(json.dumps(vars(use(*given.use))))
+        return
+    if given.forms:
+        print(forms())
         return
     print(heading(), flush=True)
     done = rows(given.only, given.small, lambda row: print(line(cells(row)), flush=True))

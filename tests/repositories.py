@@ -51,7 +51,8 @@ class Facts:
     """What is known of a repository. files: bytes of each, as rounded on the hub's page, None if not seen.
 
     model: name of the class whose weights the file holds; extra: further tensors in it, and their shapes;
-    content: the text of files; old_norms: layer norms are called gamma and beta.
+    content: the text of files; old_norms: layer norms are called gamma and beta; unseen: what of all this was
+    taken from elsewhere.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Facts:
     content: dict[str, str]
     old_norms: bool
     conversion: dict[str, Any] | None
+    unseen: str
 
     @property
     def weights(self) -> str:
@@ -100,6 +102,7 @@ def _facts(name: str, table: dict[str, Any]) -> Facts:
         table.get("content", {}),
         "layer_norms" in table,
         table.get("conversion"),
+        table.get("unseen", ""),
     )
 
 
@@ -281,7 +284,8 @@ def _let_end(model: Any) -> None:
     if model.config.model_type == "marian":
         model.final_logits_bias[0, end] = TASTE_FOR_ENDING
     if model.config.model_type == "whisper":
-        row = model.get_output_embeddings().weight[end].detach()
+        # It stands for padding as well, whose row is zeros at first.
+        row = model.get_output_embeddings().weight.data[end].normal_(0, model.config.init_std)
         model.model.decoder.layer_norm.bias.data += TASTE_FOR_ENDING * row / (row @ row)
 
 
@@ -294,9 +298,8 @@ def _tensors(known: Facts, model: Any, folder: Path, small: bool, tied: bool) ->
     model.save_pretrained(saved, max_shard_size="100GB")
     tensors = load_file(saved / SAFETENSORS)
     shutil.rmtree(saved)
-    if tied:
-        names = dict(getattr(model, "_tied_weights_keys", None) or {})
-        tensors |= {name: tensors[of] for name, of in names.items() if of in tensors}
+    if tied and tensors.keys() <= model.state_dict().keys():
+        tensors = dict(model.state_dict())  # these share their numbers
     if known.old_norms:
         tensors = {_old(name): tensor for name, tensor in tensors.items()}
     for name, shape in known.extra.items():

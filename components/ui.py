@@ -627,7 +627,7 @@ def relative_addresses() -> None:
         root.whole = address
         return root
 
-    def valid_origin(middleware: Any, request_headers: Mapping[str, str]) -> bool:
+    def valid_origin(middleware: Any, request_headers: Any) -> bool:
         return "host" in request_headers and valid(middleware, request_headers)
 
     root_url.is_relative = True  # type: ignore[attr-defined]

@@ -62,13 +62,11 @@ class Folder:
 
 
 def begin(environment: Mapping[str, str]) -> Folder:
-    """A folder for this start, below the one that GRADIO_TEMP_DIR names, without what others left behind.
+    """A folder for this start, in the one that GRADIO_TEMP_DIR names; what was left behind there goes.
 
-    Raises OSError where it cannot be made.
+    Without it in that for temporary files. Raises OSError where it cannot be made.
     """
-    given = environment.get(VARIABLE)
-    parent = Path(given) if given else Path(tempfile.gettempdir()) / "gradio"
-    folder = Folder(parent.expanduser().resolve())
+    folder = Folder(Path(environment.get(VARIABLE) or tempfile.gettempdir()).expanduser().resolve())
     delete_left(folder.path.parent)
     return folder
 

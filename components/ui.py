@@ -537,8 +537,9 @@ def changes(
     def handler(*values: Any) -> tuple[Any, ...]:
         return _answered(name, lambda: act(*values), (gr.skip(),) * len(outputs))
 
-    # All selectors have this event. A slider moves on while one move is being answered: the last one counts.
-    return selector.input(
+    # A file has no such event. A slider moves on while one move is being answered: the last one counts.
+    moved = selector.change if isinstance(selector, gr.File) else selector.input
+    return moved(
         handler,
         inputs,
         [*outputs, said],
@@ -1051,7 +1052,8 @@ def download(name: str, content: str) -> str:
     cache.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="tour-", dir=cache))
     path = folder / name
-    path.write_text(content, encoding="utf-8")
+    # Without the mark at its start a spreadsheet takes a table for one in an old encoding.
+    path.write_text(content, encoding="utf-8-sig" if path.suffix == ".csv" else "utf-8")
     return str(path)
 
 

@@ -81,12 +81,13 @@ OFFER = Offer(
 class Scored:
     """One text and the probability of each label, likeliest first; kept: what of it the model read.
 
-    remarks: what is to be said where it stands alone.
+    row: its number in the file or in the box, from 1 on; remarks: what is to be said where it stands alone.
     """
 
     text: str
     scores: tuple[tuple[str, float], ...]
     kept: str | None = None  # None: all of it
+    row: int = 1
     remarks: tuple[str, ...] = ()
 
 
@@ -96,18 +97,25 @@ class Result:
     status: Status
 
 
-def validate(text: str | None, file: str | None = None) -> list[str]:
-    """The texts to classify: the lines of the box, or the rows of a TXT or CSV file.
+def validate(
+    text: str | None, file: str | None = None, reading: tables.Asked = tables.AS_IT_LOOKS
+) -> tables.Texts:
+    """The texts to classify: the lines of the box, or the rows of a TXT or CSV file, read as is asked.
 
     Raises InputError if there is none, too many, or if the file cannot be read.
     """
-    texts = tables.read_texts(Path(file)) if file else given.text(text, tables.LARGEST).splitlines()
-    texts = [line.strip() for line in texts if line.strip()]
-    if not texts:
+    if file:
+        found = tables.read(Path(file), reading)
+    else:
+        lines = given.text(text, tables.LARGEST).splitlines()
+        found = tables.Texts(tuple(lines), tuple(range(1, len(lines) + 1)))
+    kept = [(one.strip(), row) for one, row in zip(found.texts, found.rows, strict=True) if one.strip()]
+    if not kept:
         raise InputError("There is no text yet. Type a sentence, or one sentence a line, and run again.")
-    if len(texts) > MOST_TEXTS:
-        raise InputError(f"That is {len(texts)} texts; at most {MOST_TEXTS} go in one run. Split them up.")
-    return [given.text(one, given.MOST_CHARACTERS) for one in texts]
+    if len(kept) > MOST_TEXTS:
+        raise InputError(f"That is {len(kept)} texts; at most {MOST_TEXTS} go in one run. Split them up.")
+    texts = tuple(given.text(one, given.MOST_CHARACTERS) for one, _ in kept)
+    return tables.Texts(texts, tuple(row for _, row in kept), found.remarks)
 
 
 def preprocess(texts: list[str], loaded: Loaded) -> tuple[list[tables.Encoding], list[str | None]]:
@@ -165,6 +173,7 @@ def run(
     stopped: Stopped = never,
     file: str | None = None,
     batch: int = MOST,
+    reading: tables.Asked = tables.AS_IT_LOOKS,
 ) -> Result:
     """Classify one text or many, in batches of similar lengths and together with other visitors' texts.
 
@@ -172,7 +181,8 @@ def run(
     """
     import torch
 
-    texts = validate(text, file)
+    found = validate(text, file, reading)
+    texts = list(found.texts)
     with models.use(OFFER, choice, report, stopped) as loaded:
         started = time.perf_counter()
         rows: list[Scored] = []
@@ -190,9 +200,9 @@ def run(
             scores = postprocess(torch.stack(logits), loaded.model.config)
             limit = tables.longest_input(loaded)
             said = (notes(loaded) + tables.truncation_remarks([one], limit) for one in kept)
-            rows += map(Scored, part, scores, kept, said)
+            rows += map(Scored, part, scores, kept, found.rows[start:], said)
         cut = tables.truncation_remarks([row.kept for row in rows], tables.longest_input(loaded))
-        return Result(tuple(rows), status_of(loaded, started, (*unfinished, *cut)))
+        return Result(tuple(rows), status_of(loaded, started, (*unfinished, *found.remarks, *cut)))
 
 
 @dataclass(frozen=True)
@@ -302,15 +312,15 @@ def code(ran: Ran, models: ModelManager, public: bool) -> str:
 
 
 def to_csv(rows: tuple[Scored, ...]) -> str:
-    """A table with the text, its label, and one column for the probability of each label."""
+    """A table with the number of the row, the text, its label, and the probability of each label."""
     labels = [label for label, _ in sorted(rows[0].scores)]
     out = io.StringIO()
     writer = csv.writer(out)
-    writer.writerow(["text", "label", *map(tables.safe_cell, labels)])
+    writer.writerow(["row", "text", "label", *map(tables.safe_cell, labels)])
     for row in rows:
         scores = dict(row.scores)
         words = (tables.safe_cell(word) for word in (row.text, row.scores[0][0]))
-        writer.writerow([*words, *(f"{scores[label]:.6f}" for label in labels)])
+        writer.writerow([row.row, *words, *(f"{scores[label]:.6f}" for label in labels)])
     return out.getvalue()
 
 
@@ -341,14 +351,58 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
         )
         with gr.Accordion("Many texts from a file", open=False):
             file = gr.File(label="TXT with one text a line, or CSV", file_types=[".txt", ".csv"], height=140)
+            with gr.Row(visible=False) as how:
+                delimiter = gr.Dropdown(
+                    [(name, mark) for name, mark in tables.DELIMITERS.items()],
+                    value=None,
+                    label="Delimiter",
+                    min_width=120,
+                )
+                column = gr.Dropdown([], value=None, label="Column", min_width=120)
+                header = gr.Checkbox(None, label="First row is a header", min_width=120)
+            shown_rows = gr.Dataframe(label="First rows", visible=False, interactive=False, wrap=True)
+            said = gr.HTML()
     with page.results():
         answer = gr.HTML(ui.EMPTY, label="Label and probability")
         table = gr.Dataframe(label="All texts", visible=False, interactive=False, wrap=True)
         download = gr.DownloadButton("Download as CSV", visible=False)
     ran = gr.State()
 
-    def act(text: str, file: str | None, choice: str, report: Report, stopped: Stopped) -> tuple[Any, ...]:
-        result = run(text, choice, models, report, stopped, file, settings.batch)
+    def look(file: str | None, *asked: Any) -> tuple[Any, ...]:
+        """The file as it would be read: its delimiter, columns, header and first rows."""
+        hide = gr.update(visible=False)
+        if not file:
+            return hide, None, gr.update(choices=[], value=None), None, hide, ""
+        seen = tables.preview(Path(file), tables.Asked(*asked))
+        rows = {"headers": list(seen.columns), "data": [list(row) for row in seen.rows]}
+        return (
+            gr.update(visible=Path(file).suffix.lower() == ".csv"),
+            seen.reading.delimiter,
+            gr.update(choices=[(name, i) for i, name in enumerate(seen.columns)], value=seen.reading.column),
+            seen.reading.header,
+            gr.update(value=rows, visible=True),
+            "".join(map(sentence, seen.remarks)),
+        )
+
+    looked = [how, delimiter, column, header, shown_rows, said]
+    page.changes(file, look, [file], looked)
+    # Another delimiter makes other columns.
+    asked = [file, delimiter, header, column]
+    page.changes(delimiter, lambda file, delimiter, *_: look(file, delimiter), asked, looked)
+    page.changes(header, look, asked, looked)
+
+    def act(
+        text: str,
+        file: str | None,
+        delimiter: str | None,
+        header: bool | None,
+        column: int | None,
+        choice: str,
+        report: Report,
+        stopped: Stopped,
+    ) -> tuple[Any, ...]:
+        reading = tables.Asked(delimiter, header, column)
+        result = run(text, choice, models, report, stopped, file, settings.batch, reading)
         done = Ran(tuple(row.text for row in result.rows[:MOST_INSIDE]), result.status.checkpoint)
         if len(result.rows) == 1:
             hide = gr.update(visible=False)
@@ -358,7 +412,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
         saved = gr.update(value=ui.download("sentiment.csv", to_csv(result.rows)), visible=True)
         return markup.counts([row.scores[0][0] for row in result.rows]), shown, saved, done, result.status
 
-    page.runs(act, [text, file], [answer, table, download, ran])
+    page.runs(act, [text, file, delimiter, header, column], [answer, table, download, ran])
     page.examples([[example] for example in (*EXAMPLES, "\n".join(EXAMPLES))], [text])
     page.linked({"text": text, "file": file})
 

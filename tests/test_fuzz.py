@@ -6,8 +6,10 @@ as many as TOUR_FUZZ says; the same ones at each run.
 
 from __future__ import annotations
 
+import csv
 import functools
 import gc
+import io
 import json
 import math
 import os
@@ -243,8 +245,8 @@ def is_text(value: object) -> bool:
 def test_sentiment(value):
     found = answer(sentiment.validate, value)
     if found is not None:
-        assert 0 < len(found) <= sentiment.MOST_TEXTS
-        assert all(is_text(one) and one.strip() == one != "" for one in found)
+        assert 0 < len(found.texts) <= sentiment.MOST_TEXTS
+        assert all(is_text(one) and one.strip() == one != "" for one in found.texts)
 
 
 @fuzzed
@@ -254,8 +256,35 @@ def test_sentiment_of_a_file(content, ending):
         path = Path(folder) / f"visitor{ending}"
         path.write_bytes(content)
         found = answer(sentiment.validate, None, str(path))
+        seen = answer(tables.preview, path)
     if found is not None:
-        assert found and all(is_text(one) and one.strip() for one in found)
+        assert found.texts and all(is_text(one) and one.strip() for one in found.texts)
+        assert list(found.rows) == sorted(set(found.rows))
+    if seen is not None:
+        assert all(len(row) == len(seen.columns) > seen.reading.column for row in seen.rows)
+
+
+@fuzzed
+@given(
+    st.lists(
+        st.lists(st.sampled_from(("good", "5", 'a "b" c', "no, yes", "x; y", "é", "")), min_size=1),
+        min_size=1,
+    ),
+    st.sampled_from((",", ";", "\t", "|")),
+    st.sampled_from(("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "cp1252")),
+    st.booleans(),
+)
+def test_what_spreadsheets_write_is_read(rows, delimiter, encoding, named):
+    out = io.StringIO()
+    out.write(f"sep={delimiter}\n" if named else "")
+    csv.writer(out, delimiter=delimiter, quoting=csv.QUOTE_ALL).writerows(
+        [["id", "text"], *([1, *row] for row in rows)]
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "visitor.csv"
+        path.write_bytes(out.getvalue().encode(encoding))
+        found = answer(tables.read, path, tables.Asked(delimiter=delimiter, header=True, column=1))
+    assert found is not None and found.texts == tuple(row[0] for row in rows)
 
 
 @fuzzed

@@ -78,6 +78,19 @@ def test_a_gap_may_stand_at_either_end_and_a_single_underscore_is_none():
     assert split_at_gap("a_b and ___") == ("a_b and ", "")
 
 
+@pytest.mark.parametrize("name", ["__init__", "snake__case", "__main", "a__", "__"])
+@pytest.mark.parametrize("mark", ["___", "_____", "[MASK]", "<mask>"])
+def test_two_underscores_are_no_gap_beside_one(name, mark):
+    assert split_at_gap(f"The {name} of {mark} here") == (f"The {name} of ", " here")
+
+
+@pytest.mark.parametrize("name", ["__init__", "snake__case", "__main", "a__"])
+def test_two_underscores_of_a_name_are_no_gap(name):
+    with pytest.raises(InputError, match="no gap"):
+        split_at_gap(f"The {name} of it")
+    assert split_at_gap(f"The {name} of __.") == (f"The {name} of ", ".")
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

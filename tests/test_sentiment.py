@@ -48,6 +48,9 @@ def direct(text: str, folder=None, **options: Any) -> dict[str, float]:
     return {model.config.id2label[i]: float(share) for i, share in enumerate(shares)}
 
 
+NO_FILE = (None, None, None, None)  # nor how it is read
+
+
 def near(expected: dict[str, float]) -> Any:
     return pytest.approx(expected, abs=1e-4)  # a batch adds up in another order
 
@@ -56,13 +59,13 @@ def near(expected: dict[str, float]) -> Any:
 
 
 def test_each_line_is_a_text():
-    assert sentiment.validate(" one \n\n two\r\nthree ") == ["one", "two", "three"]
+    assert sentiment.validate(" one \n\n two\r\nthree ") == tables.Texts(("one", "two", "three"), (1, 3, 4))
 
 
 def test_a_file_goes_before_the_box(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("id,text\n1,good\n2, \n3,bad\n")
-    assert sentiment.validate("from the box", str(path)) == ["good", "bad"]
+    assert sentiment.validate("from the box", str(path)) == tables.Texts(("good", "bad"), (2, 4))
 
 
 @pytest.mark.parametrize("text", ["", "   ", "\n\t\n", None, "\u3000\n"])
@@ -80,7 +83,7 @@ def test_a_file_of_blank_lines(tmp_path):
 
 def test_too_many_texts():
     most = sentiment.MOST_TEXTS
-    assert len(sentiment.validate("good\n" * most)) == most
+    assert len(sentiment.validate("good\n" * most).texts) == most
     with pytest.raises(InputError, match=f"{most + 1} texts; at most {most}"):
         sentiment.validate("good\n" * (most + 1))
 
@@ -168,7 +171,7 @@ def test_a_batch_holds_at_most_what_the_settings_say(models):
     seen = shapes(models)
     sentiment.run("\n".join(["love it"] * 10), "auto", models, batch=4)
     assert sorted(rows for rows, _ in seen) == [2, 4, 4]
-    tiny.tab(sentiment.DEMO, models, batch=3).press("\n".join(["love it"] * 4), None)
+    tiny.tab(sentiment.DEMO, models, batch=3).press("\n".join(["love it"] * 4), *NO_FILE)
     assert sorted(rows for rows, _ in seen[3:]) == [1, 3]
 
 
@@ -327,12 +330,12 @@ def test_which_checkpoints_fit(config, fits):
 def test_csv_holds_all_rows_and_no_formulas(models):
     rows = sentiment.run('=1+1\nI said "love", twice', "auto", models).rows
     table = list(csv.reader(io.StringIO(sentiment.to_csv(rows))))
-    assert table[0] == ["text", "label", "NEGATIVE", "POSITIVE"]
-    assert table[1][0] == "'=1+1"
-    assert table[2][0] == 'I said "love", twice'
+    assert table[0] == ["row", "text", "label", "NEGATIVE", "POSITIVE"]
+    assert table[1][:2] == ["1", "'=1+1"]
+    assert table[2][:2] == ["2", 'I said "love", twice']
     for line, row in zip(table[1:], rows, strict=True):
-        assert line[1] == row.scores[0][0]
-        assert {"NEGATIVE": float(line[2]), "POSITIVE": float(line[3])} == near(dict(row.scores))
+        assert line[2] == row.scores[0][0]
+        assert {"NEGATIVE": float(line[3]), "POSITIVE": float(line[4])} == near(dict(row.scores))
 
 
 # The tab
@@ -356,7 +359,7 @@ def test_the_endpoint_says_what_is_missing(models, text):
 
 
 def test_the_button_shows_one_text_as_bars(models):
-    *_, (answer, table, download, _, problem, status) = tiny.tab(sentiment.DEMO, models).press(TEXT, None)
+    *_, (answer, table, download, _, problem, status) = tiny.tab(sentiment.DEMO, models).press(TEXT, *NO_FILE)
     assert "POSITIVE" in answer
     assert "NEGATIVE" in answer
     assert (table["visible"], download["visible"], problem) == (False, False, "")
@@ -365,30 +368,55 @@ def test_the_button_shows_one_text_as_bars(models):
 
 def test_the_button_shows_many_texts_as_a_table(models):
     *_, (answer, table, download, _, problem, status) = tiny.tab(sentiment.DEMO, models).press(
-        "\n".join(MANY), None
+        "\n".join(MANY), *NO_FILE
     )
     assert "6 texts" in answer
     assert [row[0] for row in table["value"]["data"]] == MANY
     assert table["visible"]
-    with open(download["value"], newline="", encoding="utf-8") as file:
-        assert [row["text"] for row in csv.DictReader(file)] == MANY
+    with open(download["value"], newline="", encoding="utf-8-sig") as file:
+        lines = list(csv.DictReader(file))
+    assert [(row["row"], row["text"]) for row in lines] == [(str(i), one) for i, one in enumerate(MANY, 1)]
+    with open(download["value"], "rb") as file:
+        assert file.read(3) == b"\xef\xbb\xbf", "or a spreadsheet takes it for an old encoding"
     assert problem == ""
     assert "loaded in" in status
 
 
+def test_a_file_is_previewed_and_read_as_the_visitor_says(models, tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("sep=;\nfilm;verdict;id\nFilm one;i love it;1\nFilm two, the second;i hate it;2\n")
+    tab = tiny.tab(sentiment.DEMO, models)
+    (look,) = [fn for fn in tab.app.fns.values() if fn.name == "handler" and len(fn.inputs) == 1]
+    how, delimiter, column, header, rows, said, problem = look.fn(str(path))
+    assert how["visible"] and (delimiter, header, column["value"]) == (";", True, 0)
+    assert column["choices"] == [("film", 0), ("verdict", 1), ("id", 2)]
+    assert rows["value"]["headers"] == ["film", "verdict", "id"]
+    assert rows["value"]["data"][0] == ["Film one", "i love it", "1"]
+    assert (said, problem) == ("", "")
+    other, without = tab.pick(str(path), ",", True, 0)
+    assert other[1] == ","
+    assert without[1] == "," and without[2]["value"] == 0
+    *_, (answer, table, *_) = tab.press("from the box", str(path), ";", True, 1)
+    assert [row[0] for row in table["value"]["data"]] == ["i love it", "i hate it"]
+    *_, (answer, table, *_) = tab.press("from the box", str(path), ";", False, 1)
+    assert [row[0] for row in table["value"]["data"]] == ["verdict", "i love it", "i hate it"]
+    *_, last = look.fn(str(tmp_path / "gone.csv"))
+    assert "no longer on this server" in last
+
+
 def test_the_button_shows_a_problem_and_the_app_goes_on(models):
     tab = tiny.tab(sentiment.DEMO, models)
-    *_, last = tab.press(" ", None)
+    *_, last = tab.press(" ", *NO_FILE)
     assert last[0] is None
     assert all(hidden["value"] is None and not hidden["visible"] for hidden in last[1:3])
     assert "There is no text yet" in last[4]
     assert last[5] == ""
-    assert "POSITIVE" in tab.press(TEXT, None)[-1][0]
+    assert "POSITIVE" in tab.press(TEXT, *NO_FILE)[-1][0]
 
 
 def test_an_unexpected_error_is_shown_with_a_number(models, tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(sentiment.tables, "read_texts", lambda path: path.read_bytes())
-    *_, last = tiny.tab(sentiment.DEMO, models).press("", str(tmp_path / "gone.txt"))
+    monkeypatch.setattr(sentiment.tables, "read", lambda path, asked: path.read_bytes())
+    *_, last = tiny.tab(sentiment.DEMO, models).press("", str(tmp_path / "gone.txt"), None, None, None)
     assert "number" in last[4]
     assert str(tmp_path) not in last[4]
     assert "gone.txt" in caplog.text

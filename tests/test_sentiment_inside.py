@@ -249,7 +249,7 @@ def handlers(tab: tiny.Tab, inputs: int) -> list[Any]:
 
 def test_opening_the_drawers(tiny_models):
     tab = tiny.tab(sentiment.DEMO, tiny_models)
-    *_, last = tab.press("i love it\ni hate it", None)
+    *_, last = tab.press("i love it\ni hate it", None, None, None, None)
     ran = next(value for value in last if isinstance(value, Ran))
     assert ran == Ran(("i love it", "i hate it"), tiny_models.asked and "tiny/" + tiny.distilbert().name)  # type: ignore[attr-defined]
     opened = [open_it(ran) for open_it in handlers(tab, 1)]

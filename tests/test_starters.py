@@ -143,8 +143,8 @@ def test_a_long_text_is_translated_without_loops(models, choice, walk, house):
     "answer",
     [
         lambda models: sentiment.run("\n".join(PRAISE + BLAME), "starter", models).rows,
-        lambda models: translation.run("You like this house.", "starter", models).paragraphs,
-        lambda models: translation.run("Tu aimes cette maison.", FROM_FRENCH, models).paragraphs,
+        lambda models: translation.run("You like this house.", "starter", models).parts,
+        lambda models: translation.run("Tu aimes cette maison.", FROM_FRENCH, models).parts,
         lambda models: (
             masked.fill("She drank a glass of ", ".", "starter", models, print, lambda: False).scores
         ),

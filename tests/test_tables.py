@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,9 +11,13 @@ import pytest
 from components.checkpoints import Recipe
 from components.errors import InputError
 from components.tables import (
+    Asked,
+    Reading,
     length,
     longest_input,
     padded,
+    preview,
+    read,
     read_texts,
     safe_cell,
     tokenized,
@@ -94,7 +99,9 @@ def test_one_column_keeps_its_commas(tmp_path):
 
 def test_short_and_blank_rows(tmp_path):
     content = "id,text\n1,good\n\n2\n , \n3,bad\n"
-    assert read_texts(written(tmp_path, "a.csv", content)) == ["good", "bad"]
+    found = read(written(tmp_path, "a.csv", content))
+    assert (found.texts, found.rows) == (("good", "bad"), (2, 6))
+    assert found.remarks == ("Rows too short to have a text, which were left out: 1.",)
 
 
 @pytest.mark.parametrize("content", ["", "  \n \n"])
@@ -114,7 +121,9 @@ def test_a_file_that_is_too_large(tmp_path):
         read_texts(written(tmp_path, "a.txt", b"words \n" * (6_000_000 // 7)))
 
 
-@pytest.mark.parametrize("content", ["Good".encode("utf-16"), b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"])
+@pytest.mark.parametrize(
+    "content", [bytes(range(256)) * 20, b"\x7fELF\0\0\1", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"]
+)
 def test_a_file_that_is_not_plain_text(tmp_path, content):
     with pytest.raises(InputError, match="UTF-8"):
         read_texts(written(tmp_path, "a.csv", content))
@@ -122,11 +131,114 @@ def test_a_file_that_is_not_plain_text(tmp_path, content):
 
 def test_a_quote_that_is_never_closed(tmp_path):
     content = 'id,text\n1,"' + "so very much " * 20_000
-    try:
-        texts = read_texts(written(tmp_path, "a.csv", content))
-    except InputError:
-        return
-    assert any("so very much" in text for text in texts)
+    found = read(written(tmp_path, "a.csv", content))
+    assert "so very much" in found.texts[0]
+    assert "line 2" in found.remarks[0]
+
+
+@pytest.mark.parametrize(
+    ("rows", "texts", "line"),
+    [
+        (['1,"never closed', "2,bad", '3,"fine, ok"'], ['"never closed', "bad", "fine, ok"], 2),
+        (['1,"two', 'lines"', '2,"open', "3,bad"], ["two\nlines", '"open', "bad"], 4),
+        (["1,good", '2,"a" b', "3,bad"], ["good", '"a" b', "bad"], 3),
+        (["1,good"] * 300 + ['2,"open'] + ["3,bad"] * 300, ["good"] * 300 + ['"open'] + ["bad"] * 300, 302),
+        (['1,"open'] * 200, ['"open'] * 200, 2),
+    ],
+)
+def test_an_open_quotation_mark_costs_no_row_and_is_said(tmp_path, rows, texts, line):
+    found = read(written(tmp_path, "a.csv", "\n".join(["id,text", *rows])))
+    assert list(found.texts) == texts
+    assert f"quotation mark in line {line} is never closed" in found.remarks[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding", "said"),
+    [
+        ("Good film\nbad film", "utf-16", None),
+        ("Good film\nbad film", "utf-16-le", None),
+        ("Good film\nbad film", "utf-16-be", None),
+        ("Schöner Film", "utf-32", None),
+        ("L'été où j'étais à Orléans, c'était “génial”.", "cp1252", "windows-1252"),
+        ("El niño comió piñas. ¿Sí?", "cp1252", "windows-1252"),
+        ("Zażółć gęślą jaźń – książka", "cp1250", "windows-1250"),
+        ("Привет, как дела? Фильм хороший", "cp1251", "windows-1251"),
+        ("Привет, как дела? Фильм хороший", "koi8-r", "koi8-r"),
+        ("今日は。元気ですか？映画は良かった", "shift_jis", "cp932"),
+        ("这部电影很好看，我很喜欢。", "gb18030", "gb18030"),
+        ("이 영화는 정말 좋았어요", "euc-kr", "cp949"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.txt", "a.csv"])
+def test_each_encoding(tmp_path, text, encoding, said, name):
+    found = read(written(tmp_path, name, text.encode(encoding)))
+    assert "\n".join(found.texts) == text
+    assert [said is not None and said in remark for remark in found.remarks] == [True] * bool(said)
+
+
+@pytest.mark.parametrize("bad", [b"\xff", b"\xc3", b"\xe2\x82", b"\x80"])
+def test_one_bad_byte_does_not_spoil_a_file(tmp_path, bad):
+    content = "Müller’s café\nschön\n".encode() + b"be" + bad + b" it\n" + "früh, né\n".encode()
+    found = read(written(tmp_path, "a.txt", content))
+    assert found.texts[:2] + found.texts[3:] == ("Müller’s café", "schön", "früh, né")
+    assert found.texts[2].startswith("be") and found.texts[2].endswith(" it")
+    assert "not UTF-8, the first in line 3" in found.remarks[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "reading", "texts", "rows"),
+    [
+        ("sep=;\nid;text\n1;good, yes\n2;bad\n", Reading(";", True, 1), ("good, yes", "bad"), (3, 4)),
+        ('"sep=|"\nid|text\n1|good\n', Reading("|", True, 1), ("good",), (3,)),
+        ("sep=\t\r\nid\ttext\r\n1\tgood\r\n", Reading("\t", True, 1), ("good",), (3,)),
+        ("a|b\n1|the text\n2|more text\n", Reading("|", True, 1), ("the text", "more text"), (2, 3)),
+        (
+            "film,stars\na good one,5\na bad one,1\n",
+            Reading(",", True, 0),
+            ("a good one", "a bad one"),
+            (2, 3),
+        ),
+        ("5,a good one\n1,a bad one\n", Reading(",", False, 1), ("a good one", "a bad one"), (1, 2)),
+        ("id,text\n1,good, really\n2,bad\n", Reading(",", True, 1), ("good, really", "bad"), (2, 3)),
+        ("text,id\ngood, really,1\nbad,2\n", Reading(",", True, 0), ("good", "bad"), (2, 3)),
+        ("plain line\nanother, one\n", Reading("", False, 0), ("plain line", "another, one"), (1, 2)),
+        ("text\nCost; 3,5; high\n", Reading("", True, 0), ("Cost; 3,5; high",), (2,)),
+    ],
+)
+def test_how_a_file_looks(tmp_path, content, reading, texts, rows):
+    path = written(tmp_path, "a.csv", content)
+    found = read(path)
+    assert (found.texts, found.rows) == (texts, rows)
+    seen = preview(path)
+    assert seen.reading == reading
+    assert len(seen.rows) == min(5, len(rows)) and all(len(row) == len(seen.columns) for row in seen.rows)
+
+
+@pytest.mark.parametrize(
+    ("asked", "texts"),
+    [
+        (Asked(), ("good; fine", "bad; poor")),
+        (Asked(column=2), ("2024", "2025")),
+        (Asked(header=False), ("a; b", "good; fine", "bad; poor")),
+        (Asked(delimiter=";"), ("1,good", "2,bad")),
+        (Asked(delimiter=""), ("1,good; fine,2024", "2,bad; poor,2025")),
+        (Asked(delimiter=";", column=1, header=False), ("b,year", "fine,2024", "poor,2025")),
+        (Asked(column=17), ("good; fine", "bad; poor")),
+    ],
+)
+def test_a_visitor_may_read_it_otherwise(tmp_path, asked, texts):
+    path = written(tmp_path, "a.csv", "id,a; b,year\n1,good; fine,2024\n2,bad; poor,2025\n")
+    if asked.delimiter is not None and asked.header is None:
+        asked = replace(asked, header=True)
+    if asked == Asked(delimiter=";", header=True):
+        asked = replace(asked, column=0)
+    assert read(path, asked).texts == texts
+
+
+def test_texts_with_more_cells_than_the_header_are_kept_whole_and_it_is_said(tmp_path):
+    found = read(written(tmp_path, "a.csv", "id;text\n1;good; really; yes\n2;bad\n"))
+    assert found.texts == ("good; really; yes", "bad")
+    assert found.remarks == ("Rows with more cells than the first one, whose texts are kept whole: 1.",)
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1+1", "\r=1"])

@@ -328,7 +328,8 @@ def test_what_has_no_words_stays_and_it_is_said(starters, text):
     assert "No letters" in result.status.remarks[0]
     tab = tiny.tab(translation.DEMO, starters)
     value, figure = tab.endpoint("translate")(text, "starter")
-    assert value == text and not figure.data
+    assert value == text and not json.loads(figure["plot"])["data"]
+    assert "No letters" in figure["remarks"][0]
     shown = tab.press(text, checkpoint="starter")[-1]
     assert shown[0]["value"] == text and shown[4] is None and "No letters" in shown[-1]
 
@@ -501,7 +502,8 @@ def test_the_endpoint_gives_text_and_figure(models):
     assert text == translation.run(TWO, "auto", models).text
     first = translation.run(TWO, "auto", models).sentences[0]
     expected = translation.draw(translation.attend(first, "auto", models))
-    assert json.loads(figure["plot"]) == json.loads(expected.to_json()) and figure["remarks"] == []
+    assert json.loads(figure["plot"]) == json.loads(expected.to_json())
+    assert figure["remarks"] == list(translation.run(TWO, "auto", models).status.remarks)
     assert endpoint(TEXT, "starter")[0] == direct(TEXT)[0]
 
 

@@ -108,6 +108,9 @@ def create_manager(
     def cpu_beside() -> Place | None:
         return None if device().type == "cpu" else place(cpu, settings.quantize, ways)
 
+    def in_full() -> Place | None:
+        return None if device().type == "cpu" else place(device, full=True)
+
     def choose(offer: Offer, choice: str) -> tuple[Checkpoint, str]:
         warm()
         any_other = settings.any_checkpoint or not ui.is_exposed(settings)
@@ -134,8 +137,10 @@ def create_manager(
         size=best.size,
         free=best.free,
         move=best.move,
+        spare=best.spare,
         cpu=cpu_beside,
         instead=partial(sources.instead, policy=settings.checkpoints, failures=failed),
+        full=in_full,
         budget=int(settings.memory_budget * 1e9) or None,
         keep_alive=None if settings.keep_alive < 0 else settings.keep_alive * 60,
         **options,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from components import inside
+from components import finite, inside
 from components.eager import twin
 from components.inside import Tokens
 from components.models import Loaded
@@ -156,7 +156,9 @@ def _integral(
         begin, end = (_between(padding, text, i / pieces) for i in (number, number + 1))
         # On the device's own thread, and with no part of the graph left when it is done.
         found = method.attribute(end, begin, n_steps=-(-steps // pieces))
-        return [part[0].float().sum(-1).detach().cpu().numpy().astype(np.float64) for part in found]
+        sums = [part[0].float().sum(-1).detach().cpu().numpy().astype(np.float64) for part in found]
+        finite.require(sum(map(np.sum, sums)))  # gradients overflow as well
+        return sums
 
     done = [
         loaded.compute(_with_gradients(lambda number=number: piece(number)))  # type: ignore[misc]

@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from components import finite
 from components.captured import Capture, Texts, capturer, likeliest, some, told
+from components.errors import NotFinite
 from components.lean import lean
 from components.models import Loaded
 from components.pace import paced
@@ -141,6 +143,8 @@ class Request:
         if shares.device.type != "cpu":
             waits = torch.empty(self.sequences, shares.shape[1]).exponential_(generator=self.source)
             return soonest(shares, waits[self.running])
+        if not math.isfinite(shares.sum()):
+            finite.require(finite.total_of(logits))  # else it is not the model's doing
         if len(self.running) < self.sequences:
             running, shares = shares, torch.ones(self.sequences, shares.shape[1])
             shares[self.running] = running
@@ -271,11 +275,11 @@ class Engine:
             if not self._read_last and writing:
                 self._joint_last = bool(self._joint.requests and not (self._alone and self._joint_last))
             if self._read_last:
-                self._loaded.compute(self._read)
+                self._loaded.compute(self._read, checked=True)
             elif writing and self._joint_last:
-                self._loaded.compute(self._step_joint)
+                self._loaded.compute(self._step_joint, checked=True)
             elif writing:
-                self._loaded.compute(self._step_alone)
+                self._loaded.compute(self._step_alone, checked=True)
         finally:
             with self._changed:
                 self._at_work = False
@@ -558,6 +562,7 @@ def _hand_out(
 ) -> None:
     """Have each request choose from its rows of `[rows, vocabulary]`; an error there is its own alone.
 
+    NotFinite is one, where the model gave NaN or infinity in its rows.
     best: `likeliest` of the logits, where it is known.
     """
     import torch
@@ -583,10 +588,11 @@ def _hand_out(
     ids, surely = torch.cat(answers, 1).tolist()
     for request, places in took:
         tokens = [Token(int(ids[place]), surely[place]) for place in places]
-        if request.source and any(math.isnan(token.probability) for token in tokens):
-            request.fail(RuntimeError("there are probabilities that are nan, and nothing can be drawn"))
-        else:
+        # NaN and infinity among the logits are seen in the probability, which has to come here anyway.
+        if all(math.isfinite(token.probability) for token in tokens):
             request.take(tokens)
+        else:
+            request.fail(NotFinite(finite.SENTENCE))
 
 
 def _own(layers: Sequence[Any], rows: slice, columns: int) -> Any:

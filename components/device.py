@@ -32,11 +32,26 @@ def cpu() -> torch.device:
     return torch.device("cpu")
 
 
-def best_dtype(device: torch.device) -> torch.dtype:
-    """Half precision where the hardware is made for it, float32 on the CPU."""
+def best_dtype(device: torch.device, stored: torch.dtype | None = None) -> torch.dtype:
+    """What weights are kept in: float32 on the CPU, else 16 bits, which the hardware is made for.
+
+    stored: what they are stored in. bfloat16 stays that where the device has it: it reaches as far as
+    float32 does, and what was trained in it may overflow in float16.
+    """
     import torch
 
-    return torch.float32 if device.type == "cpu" else torch.float16
+    if device.type == "cpu":
+        return torch.float32
+    return torch.bfloat16 if stored == torch.bfloat16 and has_bfloat16(device) else torch.float16
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16 by itself; MPS does from macOS 14 on."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "mps" and torch.backends.mps.is_macos_or_newer(14, 0)
 
 
 def free_memory(device: torch.device) -> int:
@@ -56,6 +71,15 @@ def free_memory(device: torch.device) -> int:
     limit = limited_memory()
     available = psutil.virtual_memory().available
     return available if limit is None else min(available, limit)
+
+
+def spare_memory(device: torch.device) -> int:
+    """Bytes that libraries beside torch could take on the device now: not what its allocator keeps."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.mem_get_info(device)[0]
+    return free_memory(device)
 
 
 def limited_memory(root: Path = Path("/")) -> int | None:

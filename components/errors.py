@@ -21,6 +21,10 @@ class OutOfMemory(DemoError):
     """The device ran out of memory while the model was at work."""
 
 
+class NotFinite(DemoError):
+    """The model gave NaN or infinity."""
+
+
 class Cancelled(DemoError):
     """The visitor stopped the run before there was anything to show."""
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from components import eager, inside
+from components import eager, finite, inside
 from components.inside import Axis
 from components.spectrogram import log_mel
 from components.whisper import STEP, languages
@@ -100,6 +100,7 @@ def hear(
         return output, logits.cpu(), _allowed(Rules(model, len(prompt)), text, len(prompt), logits[0])
 
     output, logits, allowed = loaded.compute(decode)
+    finite.require(finite.total_of(logits))
     attentions = tuple(weights.float().cpu() for weights in output.cross_attentions)
     written = _written(loaded, text, logits[0], len(prompt), allowed)
     first = logits[0, 0].softmax(-1)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.checkpoints import Checkpoint, check_here
-from components.device import best_dtype, free_memory
+from components.device import best_dtype, free_memory, spare_memory
 from components.errors import CheckpointError, ModelLoadError
+from components.finite import Watch
 from components.matrices import Ways, quicken
+from components.memory import is_out
 from components.models import Loaded, Place
 from components.progress import Progress, Report, unreported
 from components.quantization import bytes_of, quantize_decoder
@@ -31,39 +34,68 @@ def weights_bytes(folder: Path, dtype_bytes: int = 4) -> int:
 
     Raises ModelLoadError if a file is damaged.
     """
+    return sum(_numbers(folder).values()) * dtype_bytes
+
+
+def stored_dtype(folder: Path) -> torch.dtype:
+    """What most numbers of the safetensors of a folder are stored in, whatever its config.json says.
+
+    Raises ModelLoadError if a file is damaged.
+    """
+    import torch
+
+    most = max(_numbers(folder).items(), key=lambda pair: pair[1], default=("F32", 0))[0]
+    return {"BF16": torch.bfloat16, "F16": torch.float16}.get(most, torch.float32)
+
+
+def _numbers(folder: Path) -> Counter[str]:
+    """How many numbers the safetensors of a folder hold, by the format's name there, such as "BF16"."""
     from safetensors import SafetensorError, safe_open
 
-    total = 0
+    counts: Counter[str] = Counter()
     for path in folder.glob("*.safetensors"):
         try:
             with safe_open(path, "pt") as weights:
                 for name in weights.keys():  # noqa: SIM118 - no dictionary, it has keys() only
-                    total += math.prod(weights.get_slice(name).get_shape()) * dtype_bytes
+                    tensor = weights.get_slice(name)
+                    counts[tensor.get_dtype()] += math.prod(tensor.get_shape())
         except SafetensorError as error:
             raise ModelLoadError(
                 "The weights of this checkpoint are damaged on this disk. Choose another checkpoint."
             ) from error
-    return total
+    return counts
 
 
-def place(device: Callable[[], torch.device], quantize: str = "none", ways: Ways | None = None) -> Place:
+def place(
+    device: Callable[[], torch.device],
+    quantize: str = "none",
+    ways: Ways | None = None,
+    full: bool = False,
+) -> Place:
     """Loading onto a device that is asked for when something is loaded: torch takes seconds to import.
 
     quantize: "int8" for the linear layers of decoders, on the CPU only; ways: what is known of this
-    machine's speed.
+    machine's speed; full: in float32 on any device.
     """
     ways = ways or Ways()
 
+    def dtype(folder: Path) -> torch.dtype:
+        import torch
+
+        on_cpu = device().type == "cpu"
+        return torch.float32 if full or on_cpu else best_dtype(device(), stored_dtype(folder))
+
     def load_there(checkpoint: Checkpoint, folder: Path) -> Loaded:
         if device().type != "cpu":
-            return read(checkpoint, folder, best_dtype(device()))
-        return read(checkpoint, folder, best_dtype(device()), quantize, ways)
+            return read(checkpoint, folder, dtype(folder))
+        return read(checkpoint, folder, dtype(folder), quantize, ways)
 
     return Place(
         load=load_there,
-        size=lambda folder: weights_bytes(folder, best_dtype(device()).itemsize),
+        size=lambda folder: weights_bytes(folder, dtype(folder).itemsize),
         free=lambda: free_memory(device()),
         move=lambda loaded, report: move(loaded, device(), report),
+        spare=lambda: spare_memory(device()),
     )
 
 
@@ -124,6 +156,8 @@ def read(
         if info["mismatched_keys"]:
             raise ValueError(f"sizes differ from config.json: {sorted(info['mismatched_keys'])[0]}")
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+        if is_out(error, lambda: spare_memory(torch.device("cpu"))):
+            raise MemoryError(str(error)) from error
         log.warning("%s does not load", checkpoint.name, exc_info=True)
         raise ModelLoadError(
             f"{checkpoint.name} could not be loaded: its files do not make a complete model. "
@@ -151,4 +185,5 @@ def read(
         bytes_of(model),
         time.perf_counter() - started,
         quantized=quantized,
+        watch=Watch(model),
     )

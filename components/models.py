@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial, wraps
 from pathlib import Path
@@ -22,12 +22,15 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from components.checkpoints import Checkpoint, Offer
 from components.device import UNLIMITED, release_memory
-from components.errors import Cancelled, DemoError, ModelLoadError, OutOfMemory
+from components.errors import Cancelled, DemoError, ModelLoadError, NotFinite, OutOfMemory
+from components.memory import is_out
 from components.progress import Progress, Report, Stopped, never, unreported
 from components.turns import Turns
 
 if TYPE_CHECKING:
     import torch
+
+    from components.finite import Watch
 
 log = logging.getLogger("tour")
 T = TypeVar("T")
@@ -46,10 +49,19 @@ LOOKING = Progress("looking for the checkpoint")
 ANOTHER_LOADS = Progress("waiting for another model to load")
 RAN_ON_CPU = "The accelerator ran out of memory: this ran on the CPU."
 LOADED_ON_CPU = "The accelerator has no room for it: it runs on the CPU."
+LOADED_IN_FULL = "In 16 bits its numbers became too large (NaN or infinity): it runs in float32."
 
 
 class AcceleratorOutOfMemory(OutOfMemory):
     """As its parent says, and the device has the CPU beside it."""
+
+
+class TooNarrow(NotFinite):
+    """As its parent says, and the next time the model is lent in float32."""
+
+
+class _NoRoom(ModelLoadError):
+    """The weights do not fit at that place."""
 
 
 class _Abandoned(BaseException):
@@ -74,11 +86,12 @@ class Loaded:
     turns: Turns = field(default_factory=Turns, repr=False, compare=False)  # those of the device
     # Bytes that may be taken on the device now beside the weights, and stay taken.
     left: Callable[[], int] = field(default=lambda: UNLIMITED, repr=False, compare=False)
+    watch: Watch | None = field(default=None, repr=False, compare=False)
     _shared: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def precision(self) -> str:
-        """What its weights are kept in: "float32", "float16", or "int8"."""
+        """What its weights are kept in: "float32", "float16", "bfloat16", or "int8"."""
         return "int8" if self.quantized else str(self.dtype).removeprefix("torch.")
 
     @property
@@ -86,11 +99,23 @@ class Loaded:
         """Bytes on the device beside the weights, of what stays with the model for its next visitors."""
         return sum(getattr(one, "kept_bytes", 0) for one in tuple(self._shared.values()))
 
-    def compute(self, step: Callable[[], T]) -> T:
-        """What `step()` gives on this visitor's turn on the device, in inference mode. It should be short."""
+    def compute(self, step: Callable[[], T], checked: bool = False) -> T:
+        """What `step()` gives on this visitor's turn on the device, in inference mode. It should be short.
+
+        Raises NotFinite if the model gave NaN or infinity. checked: the step sees to that by itself, with
+        numbers that it brings to the host anyway, so that the device is not waited for once more.
+        """
         import torch
 
-        return self.turns.run(torch.inference_mode()(step))
+        def watched() -> T:
+            with nullcontext() if checked else self.watching():
+                return step()
+
+        return self.turns.run(torch.inference_mode()(watched))
+
+    def watching(self) -> AbstractContextManager[None]:
+        """For passes on a turn of one's own: at the end of the block NotFinite is raised as by `compute`."""
+        return self.watch.watching() if self.watch else nullcontext()
 
     def share(self, make: Callable[[Loaded], T]) -> T:
         """What all visitors of this model use together, made by the first who asks: `make(loaded)`."""
@@ -139,7 +164,8 @@ class Place:
     """A device that models are loaded onto.
 
     load: a checkpoint and its folder -> a Loaded; move: brings that onto the device where it is not
-    there yet, and reports if so; size: a folder -> bytes its weights will take; free: -> bytes free now.
+    there yet, and reports if so; size: a folder -> bytes its weights will take; free: -> bytes free now;
+    spare: -> those that libraries beside torch could take, as `free` if not given.
     load and move may raise OutOfMemory or torch's own error.
     """
 
@@ -147,6 +173,11 @@ class Place:
     size: Callable[[Path], int]
     free: Callable[[], int]
     move: Callable[[Loaded, Report], Loaded] = _stays
+    spare: Callable[[], int] | None = None
+
+    def is_out(self, error: BaseException) -> bool:
+        """Whether the error says that there is no memory here."""
+        return isinstance(error, OutOfMemory) or is_out(error, self.spare or self.free)
 
 
 @dataclass
@@ -182,8 +213,9 @@ class _Counts:
     hits: int = 0
 
 
-# A checkpoint, and whether it is the copy on the CPU beside an accelerator.
-_Key = tuple[Checkpoint, bool]
+# A checkpoint, whether it is the copy on the CPU beside an accelerator, and whether it is in float32 because
+# fewer bits do not do.
+_Key = tuple[Checkpoint, bool, bool]
 
 
 def _nowhere() -> Place | None:
@@ -213,8 +245,9 @@ class ModelManager:
     instead: an offer, what was picked, the checkpoint that it stood for and why that did not come -> the same
     for what stands in for it, None where nothing does;
     fetch: a checkpoint -> its local folder, told through its report, from which an error may come that
-    ends it; load, size, free, move: see Place; cpu: the CPU where that is not the place of all models,
-    else None; budget: bytes that all models may take together with their reserve for activations, None
+    ends it; load, size, free, move, spare: see Place; cpu: the CPU where that is not the place of all
+    models, else None; full: the place of all models in float32 where they are in 16 bits, else None;
+    budget: bytes that all models may take together with their reserve for activations, None
     for a share of what is free at the first load;
     keep_alive: seconds an idle model stays, None for as long as there is room;
     after: starts a timer and gives what cancels it; start: does the work of a load, named, elsewhere or here.
@@ -236,14 +269,17 @@ class ModelManager:
         clock: Callable[[], float] = time.monotonic,
         *,
         move: Callable[[Loaded, Report], Loaded] = _stays,
+        spare: Callable[[], int] | None = None,
         cpu: Callable[[], Place | None] = _nowhere,
         instead: Callable[[Offer, str, Checkpoint, DemoError], tuple[Checkpoint, str] | None] = _nothing,
+        full: Callable[[], Place | None] = _nowhere,
         after: Callable[[float, Callable[[], None]], Callable[[], None]] = _timer,
         start: Callable[[str, Callable[[], None]], None] = _thread,
     ) -> None:
         self._choose, self._fetch, self._clock, self._after = choose, fetch, clock, after
         self._instead, self._start = instead, start
-        self._main, self._cpu = Place(load, size, free, move), cpu
+        self._main, self._cpu, self._full = Place(load, size, free, move, spare), cpu, full
+        self._narrow: set[Checkpoint] = set()  # those that need float32
         self._budget, self._keep_alive = budget, keep_alive
         self._measured: dict[bool, int] = {}  # budgets of the main place and of the CPU beside it
         self._slots: dict[_Key, _Slot] = {}
@@ -348,9 +384,15 @@ class ModelManager:
             return sum((Counter(dict(turns.sizes)) for turns in self._turns.values()), Counter())
 
     def room(self) -> int:
-        """Bytes that the weights of one more model may take now, if everything idle goes for it."""
+        """Bytes that the weights of one more model may take now, if everything idle goes for it.
+
+        In the number format of the accelerator where there is one, also of what will go beside it.
+        """
         with self._changed:
-            return max(0, int(self._room(on_cpu=False)[1] / (1 + RESERVE)))
+            most = self._room(on_cpu=False)[1]
+            if self._cpu():
+                most = max(most, self._room(on_cpu=True)[1] // 2)  # float32 there takes twice as many
+        return max(0, int(most / (1 + RESERVE)))
 
     @contextmanager
     def alone(self, report: Report) -> Iterator[None]:
@@ -374,8 +416,12 @@ class ModelManager:
         try:
             # No name for what is lent: it would outlive the count of users by a moment.
             yield self._lent(key, slot, report, (note, RAN_ON_CPU if on_cpu else ""))
-        except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+        except NotFinite as error:
+            if not self._widens(key, slot):
+                raise
+            raise TooNarrow(str(error)) from error
+        except (RuntimeError, MemoryError, OSError) as error:
+            if not self._place(slot.on_cpu).is_out(error):
                 raise
             self._evict_idle()
             accelerated = slot.loaded is not None and slot.loaded.device.type != "cpu"
@@ -403,7 +449,7 @@ class ModelManager:
         checkpoint, note = self._choose(offer, choice)
         first: DemoError | None = None
         while True:
-            key = (checkpoint, on_cpu)
+            key = self._key(checkpoint, on_cpu)
             slot = self._enter(key, pin)
             try:
                 self._wait(slot, report, stopped)
@@ -429,6 +475,20 @@ class ModelManager:
         if stopped():
             raise Cancelled("Stopped while the model was loading.") from error
         return self._instead(offer, choice, checkpoint, error)
+
+    def _key(self, checkpoint: Checkpoint, on_cpu: bool) -> _Key:
+        return checkpoint, on_cpu, not on_cpu and checkpoint in self._narrow
+
+    def _widens(self, key: _Key, slot: _Slot) -> bool:
+        """Whether a model that gave no numbers can be had in float32; it is lent so from now on."""
+        loaded, (checkpoint, on_cpu, full) = slot.loaded, key
+        narrow = loaded is not None and loaded.dtype.itemsize < 4
+        if on_cpu or full or not narrow or not self._full():
+            return False
+        with self._changed:
+            self._narrow.add(checkpoint)
+        log.warning("%s gives no finite numbers in %s", checkpoint.name, loaded and loaded.precision)
+        return True
 
     def _enter(self, key: _Key, pin: bool = False) -> _Slot:
         """Count one more user; the first one starts the load."""
@@ -524,21 +584,35 @@ class ModelManager:
                     self._changed.notify_all()
 
     def _read(self, key: _Key, slot: _Slot, folder: Path, tell: Report) -> Loaded:
-        """Load onto the device; out of memory, once more without what is idle, and then onto the CPU."""
-        checkpoint, on_cpu = key
+        """Load onto the device; out of memory, once more without what is idle, and then onto the CPU.
+
+        Where there is no room to begin with, onto the CPU at once. Raises ModelLoadError if that has none.
+        """
+        checkpoint, on_cpu, full = key
+        if full:
+            self._supersede(checkpoint, slot)
         attempts = [on_cpu, on_cpu]
         if not on_cpu and self._cpu():
             attempts.append(True)
-        for attempt in attempts:
-            place = self._place(attempt)
-            self._make_room(checkpoint, place.size(folder), attempt)
+        while attempts:
+            attempt = attempts.pop(0)
+            place = self._place(attempt, full)
+            try:
+                self._make_room(checkpoint, place.size(folder), attempt)
+            except _NoRoom as error:
+                if attempt or True not in attempts:
+                    raise ModelLoadError(str(error)) from error
+                log.warning("%s goes to the CPU: %s", checkpoint.name, error)
+                attempts = [True]
+                continue
             slot.on_cpu = attempt
             tell(Progress("loading weights"))
             try:
                 loaded = place.move(place.load(checkpoint, folder), tell)
-                return replace(loaded, note=LOADED_ON_CPU) if attempt and not on_cpu else loaded
-            except (RuntimeError, MemoryError, OutOfMemory) as error:
-                if not _is_out_of_memory(error):
+                notes = (LOADED_IN_FULL if full else "", LOADED_ON_CPU if attempt and not on_cpu else "")
+                return replace(loaded, note=" ".join(filter(None, notes)))
+            except (RuntimeError, MemoryError, OSError, OutOfMemory) as error:
+                if not place.is_out(error):
                     raise
                 log.warning("no memory to load %s: %s", checkpoint.name, error)
             # After the except block: its traceback holds what was loaded so far.
@@ -546,6 +620,17 @@ class ModelManager:
         raise ModelLoadError(
             f"The device ran out of memory while {checkpoint.name} was loaded. Choose a smaller checkpoint."
         )
+
+    def _supersede(self, checkpoint: Checkpoint, slot: _Slot) -> None:
+        """Let the copy in fewer bits go, now or with its last user; what kept it loaded keeps the new one."""
+        key = (checkpoint, False, False)
+        with self._changed:
+            old = self._slots.get(key)
+            if old:
+                slot.pinned, old.pinned = slot.pinned or old.pinned, False
+                if old.idle:
+                    self._drop(key)
+        release_memory()
 
     def _keep(self, key: _Key, slot: _Slot, loaded: Loaded) -> None:
         with self._changed:
@@ -560,8 +645,8 @@ class ModelManager:
 
     # Memory
 
-    def _place(self, on_cpu: bool) -> Place:
-        return (self._cpu() if on_cpu else None) or self._main
+    def _place(self, on_cpu: bool, full: bool = False) -> Place:
+        return (self._cpu() if on_cpu else self._full() if full else None) or self._main
 
     def _room(self, on_cpu: bool) -> tuple[int, int]:
         """Bytes left at that place now, and if everything idle went. Call it with the condition held."""
@@ -591,7 +676,7 @@ class ModelManager:
     def _make_room(self, checkpoint: Checkpoint, weights: int, on_cpu: bool) -> None:
         """Let idle models go, least recently used first, until `weights` bytes and their reserve fit.
 
-        Raises ModelLoadError with the sizes if they would not fit with all of them gone: then none goes.
+        Raises _NoRoom with the sizes if they would not fit with all of them gone: then none goes.
         """
         needed = _with_reserve(weights)
         while True:
@@ -601,7 +686,7 @@ class ModelManager:
                     return
                 idle = [key for key, slot in self._counted(on_cpu) if slot.idle]
                 if not idle or needed > at_most:
-                    raise ModelLoadError(self._no_room(checkpoint, needed, max(now, at_most), on_cpu))
+                    raise _NoRoom(self._no_room(checkpoint, needed, max(now, at_most), on_cpu))
                 self._drop(min(idle, key=lambda key: self._slots[key].last_used))
                 self._evictions += 1
             release_memory()
@@ -702,8 +787,9 @@ def survives_out_of_memory(run: Run) -> Run:
     """For a function or generator function that takes a ModelManager, and `stopped` if it likes.
 
     When it runs out of memory, it begins once more, now that what was idle is gone; if that fails too and
-    it was on an accelerator, once more with models on the CPU. What a generator yields must stand for all
-    that it has yielded before. Raises OutOfMemory if nothing helped or the visitor has stopped.
+    it was on an accelerator, once more with models on the CPU. Where 16 bits gave no finite numbers, it
+    begins once more with the model in float32. What a generator yields must stand for all that it has
+    yielded before. Raises OutOfMemory or NotFinite if nothing helped or the visitor has stopped.
     """
     signature = inspect.signature(run)
 
@@ -716,7 +802,7 @@ def survives_out_of_memory(run: Run) -> Run:
         while True:
             try:
                 return run(*attempts.bound.args, **attempts.bound.kwargs)
-            except OutOfMemory as error:
+            except (OutOfMemory, TooNarrow) as error:
                 if not attempts.another(error):
                     raise
             # The next one is outside of the except block, whose traceback holds the tensors of this one.
@@ -730,7 +816,7 @@ def survives_out_of_memory(run: Run) -> Run:
         while True:
             try:
                 return (yield from run(*attempts.bound.args, **attempts.bound.kwargs))
-            except OutOfMemory as error:
+            except (OutOfMemory, TooNarrow) as error:
                 if not attempts.another(error):
                     raise
 
@@ -758,8 +844,11 @@ class _Attempts:
         report, _ = given.pop("report", unreported), given.pop("stopped", None)
         return models.away(run, self._name, given, report, self._stopped)
 
-    def another(self, error: OutOfMemory) -> bool:
+    def another(self, error: OutOfMemory | TooNarrow) -> bool:
         """Whether to try again after this error."""
+        if isinstance(error, TooNarrow):
+            # Once for each model: in float32 it raises another error.
+            return not self._stopped()
         self._failed += 1
         if self._stopped() or self._failed > 2:
             return False
@@ -774,13 +863,3 @@ class _Attempts:
 
 def _with_reserve(weights: int) -> int:
     return int(weights * (1 + RESERVE))
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Torch has a class for it, but not for all devices: the CPU, MPS and cuBLAS raise a RuntimeError."""
-    import torch
-
-    signs = ("can't allocate", "out of memory", "ALLOC_FAILED")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError | OutOfMemory) or any(
-        sign in str(error) for sign in signs
-    )

@@ -409,7 +409,7 @@ class Where:
     """What a program loads, and onto which device.
 
     checkpoint: a repository id or a folder; revision: of the repository, None for a folder; device:
-    "cpu", "cuda" or "mps"; precision: "float32", "float16" or "int8"; remark: comment lines on the folder;
+    "cpu", "cuda" or "mps"; precision: as of `Loaded`; remark: comment lines on the folder;
     pads: whether the tokenizer has a padding token of its own.
     """
 
@@ -761,7 +761,7 @@ def image(where: Where, top_k: int, box: tuple[int, int, int, int] | None = None
 
 
 def _dtype(where: Where) -> str:
-    return f"torch.{'float16' if where.precision == 'float16' else 'float32'}"
+    return f"torch.{'float32' if where.precision == 'int8' else where.precision}"
 
 
 def _cast(where: Where) -> str:

@@ -31,6 +31,7 @@ from components.demo import Demo, Status
 from components.errors import Cancelled, DemoError
 from components.fetching import fetch
 from components.line import Line, Ticket
+from components.models import TooNarrow
 from components.progress import Progress, Stopped
 
 if TYPE_CHECKING:
@@ -515,10 +516,19 @@ def _answered(name: str, act: Callable[[], Any], instead: tuple[Any, ...]) -> tu
     """One value for each output and no problem; after a DemoError what is shown instead, and its sentence."""
     try:
         with shown(name):
-            answer = act()
+            answer = _repeated(act)
             return (*(answer if len(instead) > 1 else (answer,)), "")
     except DemoError as error:
         return (*instead, markup.problem(str(error)))
+
+
+def _repeated(act: Callable[[], Any]) -> Any:
+    """What looks inside a run, once more for each model that it takes in float32; a run does so by itself."""
+    while True:
+        try:
+            return act()
+        except TooNarrow as error:
+            logging.getLogger("tour").debug("once more: %s", error)
 
 
 def changes(

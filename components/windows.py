@@ -8,6 +8,7 @@ step for eight of them costs little more than a step for one.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -17,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from components import audio
+from components import audio, finite
 from components.captured import SHARE, Capture, Inputs, Outputs, Step, Steps, capturer, fixed, rows_for, some
 from components.eager import twin
+from components.errors import NotFinite
 from components.progress import Stopped
 
 if TYPE_CHECKING:
@@ -248,7 +250,7 @@ class Engine:
             row.read += 1
             if row.read == 1:
                 self._first(row, logits[row.slot])
-        ready = [row for row in rows if row.read == len(row.tokens)]
+        ready = [row for row in rows if row.read == len(row.tokens) and not row.window.error]
         ready.sort(key=lambda row: row.read)
         for _, group in groupby(ready, key=lambda row: row.read):
             self._choose(list(group), logits)
@@ -257,6 +259,9 @@ class Engine:
         """What follows <|startoftranscript|> tells whether there is speech, and in which language."""
         config = self._model.generation_config
         row.no_speech = float(logits.softmax(-1)[config.no_timestamps_token_id - 1])
+        if not math.isfinite(row.no_speech):
+            self._failed([row.window], NotFinite(finite.SENTENCE))
+            return
         if self._prompt > 1 and row.language is None:
             names, ids = zip(*config.lang_to_id.items(), strict=True)
             row.language = names[int(logits[list(ids)].argmax())].strip("<|>")
@@ -269,9 +274,13 @@ class Engine:
         for place, row in enumerate(rows):
             if row.random:
                 probabilities = (scores[place].cpu() / TEMPERATURES[row.tries]).softmax(-1)
-                chosen[place] = probabilities.multinomial(1, generator=row.random)[0]
+                if math.isfinite(probabilities.sum()):  # else nothing can be drawn, and the next lines say so
+                    chosen[place] = probabilities.multinomial(1, generator=row.random)[0]
         logprobs = scores.log_softmax(-1).gather(-1, chosen[:, None])[:, 0]
         for row, token, logprob in zip(rows, chosen.tolist(), logprobs.tolist(), strict=True):
+            if not math.isfinite(logprob):
+                self._failed([row.window], NotFinite(finite.SENTENCE))
+                continue
             row.tokens.append(token)
             row.logprobs.append(logprob)
             if token == self._model.generation_config.eos_token_id or len(row.tokens) >= self._longest:

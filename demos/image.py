@@ -12,7 +12,7 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from components import answers, given, inside, markup, saliency, snippets, ui
+from components import answers, finite, given, inside, markup, saliency, snippets, ui
 from components.answers import About
 from components.batching import MOST, Batcher
 from components.checkpoints import Checkpoint, Hub, Offer, Recipe
@@ -313,10 +313,11 @@ def pass_with_gradients(pixels: torch.Tensor, loaded: Loaded) -> Pass:
             # A head may read something else.
             options: dict[str, Any] = {"retain_graph": True, "allow_unused": True}
             each = [torch.autograd.grad(logits[i], features, **options)[0] for i in top(scores)]
+        gradients = torch.cat(each).float().cpu() if each[0] is not None else None
+        if gradients is not None:
+            finite.require(gradients.sum())
         return Pass(
-            scores,
-            features.detach().float().cpu() if features is not None else None,
-            gradients=torch.cat(each).float().cpu() if each[0] is not None else None,
+            scores, features.detach().float().cpu() if features is not None else None, gradients=gradients
         )
 
 

@@ -16,7 +16,7 @@ from components import answers, causal, inside, markup, tables, ui
 from components.answers import About
 from components.checkpoints import Bundled, Checkpoint, Hub, Offer, Recipe
 from components.demo import Demo, Status, status_of, status_of_two
-from components.errors import CheckpointError, InputError, ModelLoadError
+from components.errors import CheckpointError, InputError, ModelLoadError, NotFinite
 from components.gap import MARK, may_look, split_at_gap, window
 from components.inside import Architecture, Axis, Tokens
 from components.inside_markup import (
@@ -30,7 +30,7 @@ from components.inside_markup import (
     token_chips,
 )
 from components.line import Line
-from components.models import Loaded, ModelManager, survives_out_of_memory
+from components.models import Loaded, ModelManager, TooNarrow, survives_out_of_memory
 from components.progress import Progress, Report, Stopped, never, unreported
 from components.wheels import MINILM
 
@@ -252,7 +252,8 @@ def run(
 ) -> Iterator[Result]:
     """Ask the causal model and then the masked one; yields what is known after each.
 
-    A side whose checkpoint cannot be had says so in a sentence, and the other answers all the same.
+    A side whose checkpoint cannot be had, or gives no numbers, says so in a sentence, and the other answers
+    all the same.
     Raises InputError for a text without exactly one gap, CheckpointError if neither side can answer.
     """
     before, after = split_at_gap(text)
@@ -267,7 +268,9 @@ def run(
 def _or_sentence(answer: Callable[[], Side]) -> Side | str:
     try:
         return answer()
-    except (InputError, CheckpointError, ModelLoadError) as error:
+    except TooNarrow:
+        raise
+    except (InputError, CheckpointError, ModelLoadError, NotFinite) as error:
         return str(error)
 
 

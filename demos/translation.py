@@ -272,7 +272,7 @@ def joint(loaded: Loaded) -> Batcher[tables.Encoding, torch.Tensor]:
     """The generation that all visitors of this model share; ids `[target]` of each sentence."""
 
     def turn(step: Callable[[], None]) -> None:
-        with loaded.turns:
+        with loaded.turns, loaded.watching():
             step()
 
     batcher: Batcher[tables.Encoding, torch.Tensor] = Batcher(

@@ -21,7 +21,7 @@ from components import hub
 from components import models as module
 from components.checkpoints import Checkpoint, Hub, Offer, Recipe
 from components.errors import Cancelled, CheckpointError, DemoError, InputError, ModelLoadError, OutOfMemory
-from components.loading import load, move, place, read, weights_bytes
+from components.loading import load, move, place, read, stored_dtype, weights_bytes
 from components.models import (
     LOADED_ON_CPU,
     RAN_ON_CPU,
@@ -94,9 +94,12 @@ class World:
             free=self.free,
             clock=lambda: self.now,
             after=self.timers.after,
-            cpu=lambda: None if self.device == "cpu" else Place(self.load_on_cpu, self.size_of, self.free),
-            **options,
+            **{"cpu": self.beside, **options},
         )
+
+    def beside(self) -> Place | None:
+        """The CPU, where models are on another device."""
+        return None if self.device == "cpu" else Place(self.load_on_cpu, self.size_of, self.free)
 
     def size_of(self, folder: Path) -> int:
         return self.size(folder.name)
@@ -1445,6 +1448,13 @@ def test_devices_say_in_their_own_words_that_memory_is_out(sentence):
         raise RuntimeError(sentence)
 
 
+def test_an_unclear_error_is_one_of_memory_where_little_is_free():
+    for spare, kind in ((700 * MB, OutOfMemory), (10**12, RuntimeError)):
+        models = World(device="cuda").manager(spare=lambda spare=spare: spare)
+        with pytest.raises(kind), models.use(OFFER, "a"):
+            raise RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR")
+
+
 def scarce_load(world: World, times: int) -> None:
     """Loading onto the accelerator runs out of memory so many times."""
     import torch
@@ -1488,6 +1498,58 @@ def test_a_load_for_which_the_cpu_has_no_memory_is_an_error_in_a_sentence():
         use(models, "a")
     assert models.snapshot() == []
     use(models, "a")
+
+
+def beside(world: World, accelerator: int, **options: Any) -> ModelManager:
+    """The manager of a machine whose accelerator has so many bytes and whose main memory has plenty."""
+    world.memory = accelerator
+    rest = Place(world.load_on_cpu, lambda folder: 2 * world.size_of(folder), lambda: 10**12)
+    return world.manager(**options, cpu=lambda: rest)
+
+
+def test_a_model_that_does_not_fit_the_accelerator_goes_to_the_cpu_and_says_so():
+    world = World({"large": 300 * MB}, device="cuda")
+    models = beside(world, 250 * MB)
+    use(models, "a")
+    with models.use(OFFER, "large") as loaded:
+        assert (loaded.device.type, loaded.note) == ("cpu", LOADED_ON_CPU)
+    assert world.loads == ["a", "large on the CPU"]
+    assert held(models) == {"a", "large"}, "nothing had to go for it"
+
+
+def test_a_model_goes_to_the_cpu_while_others_are_at_work_on_the_accelerator():
+    world = World(device="cuda")
+    models = beside(world, 250 * MB)
+    with models.use(OFFER, "a") as busy, models.use(OFFER, "b") as loaded:
+        assert (busy.device.type, loaded.device.type) == ("cuda", "cpu")
+    del busy, loaded
+    use(models, "c")
+    assert world.loads == ["a", "b on the CPU", "c"], "idle ones make room"
+
+
+def test_what_has_no_room_on_the_cpu_either_is_an_error_with_sizes():
+    world = World({"huge": 900 * MB}, device="cuda")
+    world.memory = 310 * MB
+    models = world.manager()
+    use(models, "a")
+    with pytest.raises(ModelLoadError, match=r"1080 MB.*smaller") as told, models.use(OFFER, "huge"):
+        pass
+    assert type(told.value) is ModelLoadError
+    assert held(models) == {"a"}
+
+
+def test_a_given_budget_is_for_the_cpu_as_well():
+    world = World({"large": 300 * MB}, device="cuda")
+    models = beside(world, 10**12, budget=250 * MB)
+    with pytest.raises(ModelLoadError, match="250 MB"), models.use(OFFER, "large"):
+        pass
+    assert world.loads == []
+
+
+def test_room_for_one_more_is_the_larger_of_both_places():
+    world = World(device="cuda")
+    assert beside(world, 240 * MB).room() == int(0.4 * 10**12 / 1.2), "float32 takes twice as much there"
+    assert world.manager(budget=120 * MB).room() == 100 * MB
 
 
 def test_copies_on_the_cpu_have_a_budget_of_their_own_unless_one_is_given():
@@ -1703,6 +1765,66 @@ def test_weights_bytes_counts_numbers_in_the_given_format(tmp_path):
     loaded.model.save_pretrained(tmp_path, max_shard_size="10KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
     assert weights_bytes(tmp_path) == loaded.bytes
+
+
+def in_format(folder: Path, to: Path, dtype: Any) -> Path:
+    """A copy whose weights are stored in another number format, but for one small one."""
+    from safetensors.torch import load_file, save_file
+
+    folder = copy(folder, to)
+    weights = load_file(folder / "model.safetensors")
+    first = min(weights, key=lambda name: weights[name].numel())
+    stored = {name: one if name == first else one.to(dtype) for name, one in weights.items()}
+    save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def test_stored_dtype_is_that_of_most_weights_whatever_the_configuration_says(tmp_path):
+    import torch
+
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        folder = in_format(tiny.distilbert(), tmp_path / str(dtype), dtype)
+        assert '"dtype": "float32"' in (folder / "config.json").read_text()
+        assert stored_dtype(folder) == dtype
+    assert stored_dtype(tmp_path / "nothing") == torch.float32
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_a_place_keeps_bfloat16_where_the_device_has_it(tmp_path, monkeypatch, has):
+    import torch
+
+    asked: list[bool] = []
+
+    def supported(including_emulation: bool = True) -> bool:
+        asked.append(including_emulation)
+        return has
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    brain = in_format(tiny.distilbert(), tmp_path, torch.bfloat16)
+    checkpoint = Checkpoint("a", Hub("a/b"), CLASSIFIER)
+    expected = torch.bfloat16 if has else torch.float16
+    assert place(lambda: gpu).load(checkpoint, brain).dtype == expected
+    assert asked and not any(asked), "emulated is slower than float16"
+    for folder in (brain, tiny.distilbert()):
+        assert place(lambda: gpu).size(folder) * 2 == weights_bytes(folder)
+        assert place(lambda: gpu, full=True).size(folder) == weights_bytes(folder)
+        assert place(lambda: gpu, full=True).load(checkpoint, folder).dtype == torch.float32
+        assert place(lambda: cpu).load(checkpoint, folder).dtype == torch.float32
+    assert place(lambda: gpu).load(checkpoint, tiny.distilbert()).dtype == torch.float16
+
+
+def test_memory_that_is_out_while_files_are_read_is_not_taken_for_a_damaged_file(monkeypatch):
+    import errno
+
+    import transformers
+
+    def full(*args: Any, **options: Any) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(transformers.AutoModel, "from_pretrained", full)
+    with pytest.raises(MemoryError):
+        load(named("a"), tiny.sentence_encoder(), *cpu())
 
 
 def test_damaged_weights_are_said_in_a_sentence_through_the_manager(tmp_path):

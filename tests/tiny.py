@@ -407,6 +407,11 @@ def forced(model: Any, rows: list[list[int]]) -> None:
     model.register_forward_hook(write)
 
 
+def hooks(model: Any) -> list[Any]:
+    """All that is called after a part of the model has run."""
+    return [hook for part in model.modules() for hook in part._forward_hooks.values()]
+
+
 def counted(model: Any) -> list[int]:
     """A list that grows by the number of tokens read each time the model runs."""
     calls: list[int] = []

@@ -15,12 +15,12 @@ from components import ui
 from components.checkpoints import Checkpoint, Offer
 from components.demo import Compared, Comparison, Demo, Status, status_of_two
 from components.errors import Cancelled, CheckpointError, InputError
-from components.loading import load, weights_bytes
+from components.loading import weights_bytes
 from components.models import ModelManager
 from components.progress import Progress, never
 from components.settings import Settings
 from demos import compare, generation, image, sentiment, translation, zero_shot
-from tests import tiny
+from tests import tiny, where
 
 TEXTS = "i love it\ni hate it\nfun class\nthe weather was not so fun\nhistory of my life\nhouse"
 
@@ -68,7 +68,6 @@ def tabs(monkeypatch) -> list[Demo]:
 
 def several(folders: dict[str, Path]) -> ModelManager:
     """A manager of these folders by the names that are chosen; "auto" is the first one."""
-    import torch
 
     def choose(offer: Offer, choice: str) -> tuple[Checkpoint, str]:
         name = next(iter(folders)) if choice == "auto" else choice
@@ -80,7 +79,7 @@ def several(folders: dict[str, Path]) -> ModelManager:
     return ModelManager(
         choose=choose,
         fetch=lambda checkpoint, report: folders[checkpoint.name],
-        load=lambda checkpoint, folder: load(checkpoint, folder, torch.device("cpu"), torch.float32),
+        load=where.load,
         size=weights_bytes,
         free=lambda: 10**12,
         keep_alive=0,  # the hardest case: what nobody holds is gone
@@ -415,12 +414,10 @@ def starters() -> ModelManager:
     """The app's own manager with its starters, of which nothing is loaded yet."""
     import os
 
-    import app
-    from components.hub import HubStatus
     from components.settings import parse
 
     settings = replace(parse([], os.environ), checkpoints="starter", keep_alive=-1)
-    return app.create_manager(settings, HubStatus())
+    return where.manager(settings)
 
 
 def test_the_starter_against_itself(starters):

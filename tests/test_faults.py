@@ -29,6 +29,7 @@ from components.hub import HubStatus
 from components.line import Line
 from components.models import ModelManager
 from components.settings import parse
+from tests import where
 from tests.serving import served
 from tests.test_app import ROOT, free_port
 
@@ -64,7 +65,7 @@ class Running:
 def running(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Running]:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     settings = replace(parse([], os.environ), checkpoints="starter", keep_alive=-1)
-    models, line = app.create_manager(settings, HubStatus()), Line(settings.queue)
+    models, line = where.manager(settings), Line(settings.queue)
     page = app.create_app(models, settings, HubStatus(), line)
     with served(page, max_threads=app.MOST_EVENTS, state_session_capacity=SESSIONS) as url:
         yield Running(page, models, line, url)
@@ -136,7 +137,7 @@ def serve_alone(texts: list[str]) -> dict[str, dict[str, float]]:
     from demos import sentiment
 
     settings = replace(parse([], os.environ), checkpoints="starter", keep_alive=-1)
-    models = app.create_manager(settings, HubStatus())
+    models = where.manager(settings)
     return {text: dict(sentiment.run(text, "auto", models).rows[0].scores) for text in texts}
 
 

@@ -49,7 +49,7 @@ from demos import (
     translation,
     zero_shot,
 )
-from tests import mutations, tiny
+from tests import mutations, tiny, where
 from tests.serving import served
 
 FULL = 700  # examples of each function; there are fifteen
@@ -673,9 +673,8 @@ def whispering() -> ModelManager:
 
 def two_sided(masked: Path, causal: Path) -> ModelManager:
     """Of the tab that asks two models."""
-    import torch
 
-    from components.loading import load, weights_bytes
+    from components.loading import weights_bytes
 
     folders = {"masked": masked, "generation": causal}
 
@@ -685,7 +684,7 @@ def two_sided(masked: Path, causal: Path) -> ModelManager:
     return ModelManager(
         choose=choose,
         fetch=lambda checkpoint, report: folders[checkpoint.recipe.task],
-        load=lambda checkpoint, folder: load(checkpoint, folder, torch.device("cpu"), torch.float32),
+        load=where.load,
         size=weights_bytes,
         free=lambda: 10**12,
     )

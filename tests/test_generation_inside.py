@@ -16,15 +16,13 @@ import gradio as gr
 import numpy as np
 import pytest
 
-from app import create_manager
 from components import ui
 from components.decoding import end_tokens
 from components.errors import InputError
-from components.hub import HubStatus
 from components.models import Loaded, ModelManager
 from components.settings import parse
 from demos import generation
-from tests import tiny
+from tests import tiny, where
 from tests.test_decoding import IN_TURNS, TOGETHER, chained, endless, of_kind
 
 PROMPT = "So today, I just feel like"
@@ -49,7 +47,7 @@ def lending(loaded: Loaded) -> ModelManager:
 def starters() -> ModelManager:
     """The app's own, with its starters."""
     settings = replace(parse([], os.environ), checkpoints="starter", keep_alive=-1)
-    return create_manager(settings, HubStatus())
+    return where.manager(settings)
 
 
 @pytest.fixture

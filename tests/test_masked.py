@@ -11,10 +11,10 @@ import pytest
 from components.checkpoints import Checkpoint, Offer
 from components.errors import CheckpointError, InputError
 from components.gap import MOST_CHARACTERS, may_look, split_at_gap, window
-from components.loading import load, weights_bytes
+from components.loading import weights_bytes
 from components.models import ModelManager
 from demos import masked
-from tests import tiny
+from tests import tiny, where
 
 TEXT = "I love this ___ very much."
 NO_HUB = "This needs a checkpoint of the hub."
@@ -22,7 +22,6 @@ NO_HUB = "This needs a checkpoint of the hub."
 
 def two(masked_folder: Path | None, causal_folder: Path | None) -> ModelManager:
     """A manager with a folder for each side; None for one that cannot be had."""
-    import torch
 
     folders = {"masked": masked_folder, "generation": causal_folder}
 
@@ -35,7 +34,7 @@ def two(masked_folder: Path | None, causal_folder: Path | None) -> ModelManager:
     return ModelManager(
         choose=choose,
         fetch=lambda checkpoint, report: _folder(folders, checkpoint),
-        load=lambda checkpoint, folder: load(checkpoint, folder, torch.device("cpu"), torch.float32),
+        load=where.load,
         size=weights_bytes,
         free=lambda: 10**12,
     )

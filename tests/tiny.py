@@ -20,9 +20,10 @@ from typing import Any
 from components.checkpoints import Checkpoint, Hub, Offer, Recipe
 from components.demo import Demo
 from components.line import Line
-from components.loading import load, weights_bytes
+from components.loading import weights_bytes
 from components.models import Loaded, ModelManager
 from components.settings import Settings
+from tests import where
 
 WORDS = """i you we it this that is was not so very much have been waiting for my whole life course hate love
 house the a sport weather history fun class about education politics business text"""
@@ -366,16 +367,12 @@ def checkpoint(folder: Path, recipe: Recipe) -> Checkpoint:
 
 
 def loaded(folder: Path, recipe: Recipe) -> Loaded:
-    """The folder loaded as the app does it, on the CPU in float32."""
-    import torch
-
-    return load(checkpoint(folder, recipe), folder, torch.device("cpu"), torch.float32)
+    """The folder loaded as the app does it, in float32."""
+    return where.load(checkpoint(folder, recipe), folder)
 
 
 def manager(folder: Path, note: str = "") -> ModelManager:
     """The real manager and loader; whatever is chosen, this folder answers. Choices are in `.asked`."""
-    import torch
-
     asked: list[str] = []
 
     def choose(offer: Offer, choice: str) -> tuple[Checkpoint, str]:
@@ -385,7 +382,7 @@ def manager(folder: Path, note: str = "") -> ModelManager:
     models = ModelManager(
         choose=choose,
         fetch=lambda checkpoint, report: folder,
-        load=lambda checkpoint, folder: load(checkpoint, folder, torch.device("cpu"), torch.float32),
+        load=where.load,
         size=weights_bytes,
         free=lambda: 10**12,
     )

@@ -19,6 +19,7 @@ from transformers import (
 
 from components import audio
 from components.models import Loaded
+from tests import where
 
 SECONDS = 2  # of a window; positions are half the frames, which are 100 a second
 POSITIONS = 50 * SECONDS
@@ -96,9 +97,11 @@ def whisper(codes: tuple[str, ...] = (), seed: int = 0, **more: Any) -> Loaded:
 
 
 def lent(model: Any, processor: Any) -> Loaded:
-    """As the manager lends it, on the CPU."""
+    """As the manager lends it."""
     checkpoint: Any = None
-    return Loaded(checkpoint, model, processor, torch.device("cpu"), model.dtype, 0, 0.0)
+    model = model.to(where.device())
+    where.answers_where_asked(model)
+    return Loaded(checkpoint, model, processor, where.device(), model.dtype, 0, 0.0)
 
 
 def noise(seconds: float, seed: int = 0) -> np.ndarray:

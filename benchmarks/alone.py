@@ -15,7 +15,10 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
+
+from benchmarks import limits
 
 Measured = dict[str, list[Any]]
 
@@ -36,9 +39,11 @@ def model_of(folder: str, kind: str) -> Any:
     import transformers
 
     from components.device import best_device, best_dtype
+    from components.loading import stored_dtype
 
     device = best_device()
-    return getattr(transformers, kind).from_pretrained(folder, dtype=best_dtype(device)).to(device).eval()
+    dtype = best_dtype(device, stored_dtype(Path(folder)))
+    return getattr(transformers, kind).from_pretrained(folder, dtype=dtype).to(device).eval()
 
 
 @cache
@@ -62,6 +67,17 @@ def machine() -> Measured:
     dtype = str(best_dtype(device)).removeprefix("torch.")
     values = [torch.get_num_threads(), device_name(device), device.type, dtype]
     return timed(lambda value: value, [*values, processor(), torch.backends.cpu.get_cpu_capability()])
+
+
+def read_rate(folder: str) -> Measured:
+    """Bytes a second that the device reads, whatever the folder; see benchmarks/limits.py."""
+    return timed(lambda measure: measure(), [limits.read_rate])
+
+
+def weights_read(folder: str, kind: str, int8: bool = False) -> Measured:
+    """Bytes of weights that a pass of the model reads."""
+    load = model_of.__wrapped__ if int8 else model_of  # what is quantized is of no use to others
+    return timed(lambda model: limits.weights_read(model, int8), [load(folder, kind)])
 
 
 def imports() -> Measured:
@@ -333,6 +349,8 @@ MEASURES: dict[str, Callable[..., Measured]] = {
     measure.__name__: measure
     for measure in (
         machine,
+        read_rate,
+        weights_read,
         imports,
         from_pretrained,
         classify,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -18,6 +19,7 @@ import soundfile
 import soxr
 
 from components.device import best_device, best_dtype
+from components.loading import stored_dtype
 
 TEMPLATE = "This text is about {}."
 TEMPERATURE = 0.05
@@ -31,7 +33,7 @@ def create(folders: dict[str, str]) -> gr.Blocks:
         import transformers
 
         device = best_device()
-        options: Any = {"device": device, "dtype": best_dtype(device)}
+        options: Any = {"device": device, "dtype": best_dtype(device, stored_dtype(Path(folders[tab])))}
         return transformers.pipeline(task, model=folders[tab], **options)  # type: ignore[call-overload]
 
     @cache
@@ -39,7 +41,8 @@ def create(folders: dict[str, str]) -> gr.Blocks:
         import transformers
 
         device = best_device()
-        model = getattr(transformers, kind).from_pretrained(folders[tab], dtype=best_dtype(device)).to(device)
+        dtype = best_dtype(device, stored_dtype(Path(folders[tab])))
+        model = getattr(transformers, kind).from_pretrained(folders[tab], dtype=dtype).to(device)
         return transformers.AutoTokenizer.from_pretrained(folders[tab]), model
 
     def noop(text: str) -> str:

@@ -1,6 +1,6 @@
 """Speed: how fast is the app next to what a user would write or install instead, on the same weights?
 
-    python -m benchmarks.speed PATH [--only sentiment,speech] [--rounds 5] [--avx2]
+    python -m benchmarks.speed PATH [--only sentiment,speech] [--rounds 5] [--avx2] [--device cpu]
 
 PATH is the folder of benchmarks/quality.py. Both sides run as processes of their own on 127.0.0.1, take
 the same load one after the other in each round, and rest while the other works. Files are uploaded
@@ -9,6 +9,7 @@ is in their favour. What takes long and only stands beside (the other peers for 
 the plain app) is measured once. The rows for speech and generation need benchmarks/speed-requirements.txt.
 --avx2 keeps torch, its libraries and CTranslate2 from using AVX-512, as on a machine that has none;
 llama.cpp uses what it was compiled for.
+Beside a row that is bound by reading weights stands how fast that could be.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import startup
+from benchmarks import limits, startup
 from benchmarks.load import Burst, drive, upload
 from benchmarks.processes import busy, peak_memory, settle, worker
 from benchmarks.rounds import (
@@ -43,9 +44,11 @@ from benchmarks.rounds import (
     seconds,
 )
 from benchmarks.stage import ROUNDS, Bench, Stage, app, join_clips, starter_folders, word_error_rate
+from components.device import best_device
 from components.errors import DemoError
 from demos import speech, zero_shot
 
+DEVICES = ("cpu", "cuda", "mps")
 ROUNDS_BESIDE = 1  # of numbers that only stand beside, where each takes long
 PACKAGES = ("torch", "transformers", "gradio", "faster-whisper", "ctranslate2", "llama-cpp-python")
 AVX2 = {
@@ -117,6 +120,7 @@ def measure_sentiment(stage: Stage) -> Iterator[Row]:
         beside=(
             note("Gradio alone", milliseconds(one["gradio"]), "ms"),
             note("model alone", milliseconds(one["alone"]), "ms"),
+            limits.one_pass(stage, "sentiment", "AutoModelForSequenceClassification"),
         ),
     )
 
@@ -257,25 +261,30 @@ def measure_generation(stage: Stage) -> Iterator[Row]:
 
     plain_rate, rate = tokens_per_second(done["plain"]), tokens_per_second(done["ours"])
     looped = _counted(done["loop"])
-    limits = (
+    others = (
         note("`generate` alone", tokens_per_second(done["generate"]), "tokens/s"),
         note("bare loop", looped, "tokens/s"),
     )
     same = texts(done["ours"][-1]) == texts(done["plain"][-1])
     also = (("same text" if same else "another text", same),)
     work = f"generation, one visitor, {TOKENS} tokens"
-    yield Row(work, "tokens/s", "plain app", plain_rate, rate, at_least(1.1), also, limits)
+    yield Row(
+        work, "tokens/s", "plain app", plain_rate, rate, at_least(1.1), also, (*others, limits.tokens(stage))
+    )
     if on_cpu:
         similar = texts(done["int8"][-1]) == texts(done["plain"][-1])
-        told = "same text" if similar else "another text"
+        told = ("same text" if similar else "another text", limits.tokens(stage, int8=True))
         int8 = tokens_per_second(done["int8"])
-        yield Row(f"{work}, int8", "tokens/s", "plain app", plain_rate, int8, at_least(1.4), (), (told,))
+        yield Row(f"{work}, int8", "tokens/s", "plain app", plain_rate, int8, at_least(1.4), (), told)
         beside = ("llama.cpp, 1 thread", "CTranslate2 float32", "CTranslate2 int8")
         peers = tuple(note(name, _counted(done[name]), "tokens/s") for name in beside)
         yield Row(work, "tokens/s", "llama.cpp", _counted(done["llama.cpp"]), rate, at_least(0.8), (), peers)
     together = f"generation, {len(PROMPTS)} visitors at once"
     rate_8 = tokens_per_second(done["ours, 8"])
-    beside_8 = (note("plain app", tokens_per_second(plain_8), "tokens/s"),)
+    beside_8 = (
+        note("plain app", tokens_per_second(plain_8), "tokens/s"),
+        limits.tokens(stage, len(PROMPTS)),
+    )
     yield Row(together, "tokens/s", "ours, one visitor", rate, rate_8, at_least(3), beside=beside_8)
     if on_cpu:
         batch = (
@@ -520,6 +529,7 @@ def arguments(given: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--only", default=",".join(ROWS), help="comma separated; all if not given")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="of each measurement")
     parser.add_argument("--avx2", action="store_true", help="without AVX-512")
+    parser.add_argument("--device", choices=DEVICES, help="the best one if not given")
     options = parser.parse_args(given)
     options.only = [name.strip().replace("-", "_") for name in options.only.split(",") if name.strip()]
     unknown = [name for name in options.only if name not in ROWS]
@@ -529,6 +539,10 @@ def arguments(given: Sequence[str]) -> argparse.Namespace:
         parser.error("--rounds must be at least 1")
     if not options.path.is_dir():
         parser.error(f"there is no folder {options.path}")
+    if options.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # of all processes that are measured
+    if options.device and (found := best_device().type) != options.device:
+        parser.error(f"the app would run on {found} here, not on {options.device}")
     return options
 
 

@@ -74,10 +74,12 @@ def read_rate(folder: str) -> Measured:
     return timed(lambda measure: measure(), [limits.read_rate])
 
 
-def weights_read(folder: str, kind: str, int8: bool = False) -> Measured:
+def weights_read(folder: str, kind: str, quantize: str = "none") -> Measured:
     """Bytes of weights that a pass of the model reads."""
-    load = model_of.__wrapped__ if int8 else model_of  # what is quantized is of no use to others
-    return timed(lambda model: limits.weights_read(model, int8), [load(folder, kind)])
+    load = (
+        model_of.__wrapped__ if quantize != "none" else model_of
+    )  # what is quantized is of no use to others
+    return timed(lambda model: limits.weights_read(model, quantize), [load(folder, kind)])
 
 
 def imports() -> Measured:

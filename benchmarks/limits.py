@@ -20,9 +20,9 @@ SIZE = 1 << 29  # bytes that are read: more than caches hold
 TRIES = 7
 
 
-def tokens(stage: Stage, rows: int = 1, int8: bool = False) -> str:
+def tokens(stage: Stage, rows: int = 1, quantize: str = "none") -> str:
     """Beside a row of generation: tokens a second if each step read all weights once for so many rows."""
-    size, rate = _size(stage, "generation", "AutoModelForCausalLM", int8), _rate(stage)
+    size, rate = _size(stage, "generation", "AutoModelForCausalLM", quantize), _rate(stage)
     return f"limit {number(rows * rate / size)} tokens/s ({_why(size, rate)})"
 
 
@@ -36,8 +36,8 @@ def _why(size: float, rate: float) -> str:
     return f"{number(size / 1e6)} MB of weights at {number(rate / 1e9)} GB/s"
 
 
-def _size(stage: Stage, tab: str, kind: str, int8: bool = False) -> float:
-    return float(stage.alone("weights_read", tab, kind=kind, int8=int8).answers[0].data)
+def _size(stage: Stage, tab: str, kind: str, quantize: str = "none") -> float:
+    return float(stage.alone("weights_read", tab, kind=kind, quantize=quantize).answers[0].data)
 
 
 def _rate(stage: Stage) -> float:
@@ -72,17 +72,17 @@ def _seconds(work: Callable[[], Any], device: Any) -> float:
     return time.perf_counter() - started
 
 
-def weights_read(model: Any, int8: bool = False) -> int:
+def weights_read(model: Any, quantize: str = "none") -> int:
     """Bytes that one pass reads: of embeddings it takes a few rows, unless they are the output layer too.
 
-    int8: as the app keeps them with `--quantize int8`; the model is changed.
+    quantize: as the app keeps them with `--quantize`; the model is changed.
     """
     import torch
 
     from components.quantization import bytes_of, quantize_decoder
 
-    if int8 and not quantize_decoder(model):
-        raise ValueError("this decoder cannot be kept in 8 bits")
+    if quantize != "none" and not quantize_decoder(model, quantize):
+        raise ValueError(f"this decoder cannot be kept in {quantize}")
     head = model.get_output_embeddings()
     looked_up = {
         id(layer.weight): layer.weight

@@ -62,6 +62,7 @@ SPEECH_CLIPS = 8
 LONG_SPEECH = 240.0  # seconds
 TOKENS = 64  # of each continuation
 SENTENCES = 20
+QUANTIZED = ("int8", "int4")
 PROMPTS = (
     "So today, I just feel like",
     "In this course, we will teach you how to",
@@ -235,11 +236,13 @@ def measure_generation(stage: Stage) -> Iterator[Row]:
         "generate": partial(alone, "generate", prompts=PROMPTS[:1], most=TOKENS),
         "loop": partial(alone, "bare_loop", prompts=PROMPTS[:1], most=TOKENS),
     }
-    on_cpu = stage.on_cpu()  # 8-bit weights are a choice for the CPU only, and the peers are set up for it
+    on_cpu = (
+        stage.on_cpu()
+    )  # quantized weights are a choice for the CPU only, and the peers are set up for it
     if on_cpu:
         threads = stage.machine()[0]
         sides |= {
-            "int8": ours(PROMPTS[:1], where=stage.ours("--quantize", "int8").url),
+            **{kind: ours(PROMPTS[:1], where=stage.ours("--quantize", kind).url) for kind in QUANTIZED},
             "llama.cpp": partial(stage.llama_cpp, PROMPTS[:1], TOKENS, threads),
             "llama.cpp, 1 thread": partial(stage.llama_cpp, PROMPTS[:1], TOKENS, 1),
             "llama.cpp, 8": partial(stage.llama_cpp, PROMPTS, TOKENS, threads),
@@ -272,13 +275,18 @@ def measure_generation(stage: Stage) -> Iterator[Row]:
         work, "tokens/s", "plain app", plain_rate, rate, at_least(1.1), also, (*others, limits.tokens(stage))
     )
     if on_cpu:
-        similar = texts(done["int8"][-1]) == texts(done["plain"][-1])
-        told = ("same text" if similar else "another text", limits.tokens(stage, int8=True))
-        int8 = tokens_per_second(done["int8"])
-        yield Row(f"{work}, int8", "tokens/s", "plain app", plain_rate, int8, at_least(1.4), (), told)
+        for kind in QUANTIZED:
+            similar = texts(done[kind][-1]) == texts(done["plain"][-1])
+            told = ("same text" if similar else "another text", limits.tokens(stage, quantize=kind))
+            small = tokens_per_second(done[kind])
+            yield Row(f"{work}, {kind}", "tokens/s", "plain app", plain_rate, small, at_least(1.4), (), told)
         beside = ("llama.cpp, 1 thread", "CTranslate2 float32", "CTranslate2 int8")
         peers = tuple(note(name, _counted(done[name]), "tokens/s") for name in beside)
         yield Row(work, "tokens/s", "llama.cpp", _counted(done["llama.cpp"]), rate, at_least(0.8), (), peers)
+        with_4 = tokens_per_second(done["int4"])
+        yield Row(
+            f"{work}, int4", "tokens/s", "llama.cpp", _counted(done["llama.cpp"]), with_4, at_least(0.8)
+        )
     together = f"generation, {len(PROMPTS)} visitors at once"
     rate_8 = tokens_per_second(done["ours, 8"])
     beside_8 = (

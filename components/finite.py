@@ -44,6 +44,7 @@ class Watch:
             if getattr(here, "watching", False) and (found := _total(output, writes)) is not None:
                 here.total = found if here.total is None else here.total + found
 
+        see.watches_only = True  # type: ignore[attr-defined]
         model.register_forward_hook(see)
 
     @contextmanager

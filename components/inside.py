@@ -155,8 +155,9 @@ def architecture(loaded: Loaded) -> Architecture:
     if family == "convolutional":
         convolutions = [layer for layer in model.modules() if isinstance(layer, torch.nn.Conv2d)]
         layers, heads, hidden = len(convolutions), None, None
-    # Weights in 8 bits are kept as buffers, packed ones in neither way.
-    small = sum(tensor.numel() for tensor in model.buffers() if tensor.dtype == torch.int8)
+    # Weights in 8 bits are kept as buffers, those in 4 two in a byte, packed ones in neither way.
+    numbers = {torch.int8: 1, torch.uint8: 2}
+    small = sum(tensor.numel() * numbers.get(tensor.dtype, 0) for tensor in model.buffers())
     small += packed_numbers(model, tied=False)
     return Architecture(
         name=type(model).__name__,

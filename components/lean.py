@@ -49,8 +49,12 @@ def lean(model: Any) -> Any:
 
 
 def _watched(model: Any) -> bool:
-    """Whether somebody wants to see each call of the model, or has put another function in its place."""
-    return bool("forward" in vars(model) or model._forward_hooks or model._forward_pre_hooks)
+    """Whether somebody wants to see each call of the model, or has put another function in its place.
+
+    The watch for numbers that are not finite does not count: decoding looks at its logits itself.
+    """
+    hooks = [hook for hook in model._forward_hooks.values() if not getattr(hook, "watches_only", False)]
+    return bool("forward" in vars(model) or hooks or model._forward_pre_hooks)
 
 
 def _alike(model: Any, step: LeanStep) -> bool:

@@ -74,7 +74,7 @@ def place(
 ) -> Place:
     """Loading onto a device that is asked for when something is loaded: torch takes seconds to import.
 
-    quantize: "int8" for the linear layers of decoders, on the CPU only; ways: what is known of this
+    quantize: "int8" or "int4" for the linear layers of decoders, on the CPU only; ways: what is known of this
     machine's speed; full: in float32 on any device.
     """
     ways = ways or Ways()
@@ -104,7 +104,7 @@ def load(
 ) -> Loaded:
     """Read and move: model and processor of a local Hugging Face folder, ready to run on the device.
 
-    quantize: "int8" for the linear layers of decoders, on the CPU only.
+    quantize: "int8" or "int4" for the linear layers of decoders, on the CPU only.
     """
     if device.type != "cpu":
         return move(read(checkpoint, folder, dtype), device)
@@ -173,7 +173,8 @@ def read(
         processor.pad_token = processor.eos_token
         model.config.pad_token_id = processor.pad_token_id
     model.eval()
-    quantized = quantize == "int8" and recipe.task in DECODERS and quantize_decoder(model)
+    wanted = quantize != "none" and recipe.task in DECODERS
+    quantized = quantize if wanted and quantize_decoder(model, quantize) else "none"
     if ways is not None and recipe.task in DECODERS:
         quicken(model, ways)
     return Loaded(

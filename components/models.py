@@ -80,7 +80,7 @@ class Loaded:
     bytes: int
     seconds: float
     note: str = ""
-    quantized: bool = False  # linear layers in int8, everything else in dtype
+    quantized: str = "none"  # what the decoder's linear layers are in, "int8" or "int4", if not in dtype
     # Fast tokenizers keep truncation and padding as state: one thread at a time may set them.
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
     turns: Turns = field(default_factory=Turns, repr=False, compare=False)  # those of the device
@@ -91,8 +91,8 @@ class Loaded:
 
     @property
     def precision(self) -> str:
-        """What its weights are kept in: "float32", "float16", "bfloat16", or "int8"."""
-        return "int8" if self.quantized else str(self.dtype).removeprefix("torch.")
+        """What it computes in or its weights are kept in: "float32", "float16", "bfloat16", "int8", "int4"."""
+        return str(self.dtype).removeprefix("torch.") if self.quantized == "none" else self.quantized
 
     @property
     def kept(self) -> int:

@@ -1,4 +1,4 @@
-"""Quantization: how much smaller and faster is a decoder whose weights are kept in 8 bits?"""
+"""Quantization: how much smaller and faster is a decoder whose weights are kept in 8 or 4 bits?"""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ if TYPE_CHECKING:
 
 LARGEST = 127  # of 8 bits with a sign; -128 is not used
 BLOCK = 32  # the kernel reads so many inputs at once, and beyond the end where they do not divide
+STEPS = 15  # of 4 bits, from the least weight of a block to its largest
+OUTPUTS = 16  # that the kernel for 4 bits takes at once
 
 
-def quantize_decoder(model: Any) -> bool:
-    """Keep the weights of the decoder's linear layers as 8-bit integers, a scale for each output; on the CPU.
+def quantize_decoder(model: Any, kind: str = "int8") -> bool:
+    """Keep the weights of the decoder's linear layers as integers of 8 or 4 bits; on the CPU.
 
+    kind: "int8", a scale for each output; "int4", a scale and an offset for each 32 inputs of an output,
+    which are those of llama.cpp's Q4_1, so that weights which come from there stay what they were.
     Activations stay as they are: rounded to 8 bits as well, by one scale for a whole batch, they would
     make a text depend on who shares the batch, and the few very large ones that language models have
     would leave no bits for the rest. Products are in bfloat16, by PyTorch's own kernel. The encoder, the
@@ -32,17 +36,19 @@ def quantize_decoder(model: Any) -> bool:
         name: layer
         for name, layer in decoder.named_modules()
         if isinstance(layer, torch.nn.Linear) and layer is not head and layer.in_features % BLOCK == 0
+        if kind == "int8" or layer.out_features % OUTPUTS == 0
     }
     if not layers or any(layer.weight.device.type != "cpu" for layer in layers.values()):
         return False
+    make = {"int8": _int8_linear, "int4": _int4_linear}[kind]()
     for name, layer in layers.items():
-        decoder.set_submodule(name, _int8_linear()(layer))
+        decoder.set_submodule(name, make(layer))
     return True
 
 
 def bytes_of(model: Any) -> int:
-    """Bytes of all weights in memory, of 8-bit ones with their scales, of packed ones as they are packed."""
-    small = [layer for layer in model.modules() if isinstance(layer, _int8_linear())]
+    """Bytes of all weights in memory, as they are kept there, those of scales included."""
+    small = [layer for layer in model.modules() if isinstance(layer, (_int8_linear(), _int4_linear()))]
     weights = [*model.parameters(), *(tensor for layer in small for tensor in (layer.weight, layer.scale))]
     return sum(tensor.nbytes for tensor in weights) + 2 * packed_numbers(model)
 
@@ -76,3 +82,38 @@ def _int8_linear() -> Any:
             return y.view(*x.shape[:-1], self.out_features)
 
     return Int8Linear
+
+
+@cache
+def _int4_linear() -> Any:
+    import torch
+
+    class Int4Linear(torch.nn.Module):
+        """weight: uint8 `[outputs, inputs / 2]`; scale: bfloat16 `[inputs / 32, outputs, 2]`: steps, offsets."""
+
+        weight: torch.Tensor
+        scale: torch.Tensor
+
+        def __init__(self, layer: torch.nn.Linear) -> None:
+            super().__init__()
+            self.in_features, self.out_features = layer.in_features, layer.out_features
+            blocks = layer.weight.detach().float().view(self.out_features, -1, BLOCK)
+            least, most = blocks.aminmax(dim=-1)
+            step = ((most - least) / STEPS).clamp_min(torch.finfo(torch.bfloat16).tiny)
+            steps = ((blocks - least[..., None]) / step[..., None]).round().clamp(0, STEPS)
+            # The kernel takes a step of 8 for the offset.
+            scale = torch.stack((step, least + 8 * step), -1).transpose(0, 1).contiguous().bfloat16()
+            whole = steps.view(self.out_features, self.in_features).to(torch.int32)
+            packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(whole, 1)
+            self.register_buffer("weight", packed, persistent=False)
+            self.register_buffer("scale", scale, persistent=False)
+            self.bias = layer.bias
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            flat = x.reshape(-1, self.in_features).to(torch.bfloat16)
+            y = torch.ops.aten._weight_int4pack_mm_for_cpu(flat, self.weight, BLOCK, self.scale).to(x.dtype)
+            if self.bias is not None:
+                y += self.bias
+            return y.view(*x.shape[:-1], self.out_features)
+
+    return Int4Linear

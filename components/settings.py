@@ -16,7 +16,7 @@ LOCAL = (None, "127.0.0.1", "localhost", "::1", "[::1]")
 POLICIES = ("auto", "hub", "starter")
 SWITCHES = ("store_true", argparse.BooleanOptionalAction)
 LOGS = ("text", "json")
-QUANTIZE = ("none", "int8")
+QUANTIZE = ("none", "int8", "int4")
 
 
 def _default_cache() -> Path:
@@ -167,7 +167,7 @@ class Settings:
     quantize: str = _setting(
         "none",
         "TOUR_QUANTIZE",
-        "int8: linear layers of decoders in 8 bits on the CPU, smaller and faster",
+        "int8, int4: linear layers of decoders in 8 or 4 bits on the CPU, smaller; int4 faster with AVX-512",
         choices=QUANTIZE,
     )
     max_audio_minutes: float = _setting(30.0, "TOUR_MAX_AUDIO_MINUTES", "longest audio taken", type=_amount)

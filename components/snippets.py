@@ -33,7 +33,7 @@ MADE_BY_THE_APP = """\
 IN_THE_REPOSITORY = "# The folder is in the repository of this app: run the program there."
 FROM_PULL_REQUEST = Template("""\
 # This revision is $reference: the safetensors that the hub's conversion bot made of this checkpoint.""")
-INT8 = "# The app kept linear layers of this model in int8. Here they are float32: the result may differ."
+QUANTIZED = "# The app kept linear layers of this model in {}. Here they are float32: the result may differ."
 
 SENTIMENT = Template("""\
 # Sentiment: the labels of a text and their probabilities.
@@ -776,7 +776,7 @@ def _program(template: Template, where: Where, /, **values: object) -> str:
         where.remark,
         f"checkpoint = {literal(where.checkpoint)}",
         f"revision = {literal(where.revision)}" if where.revision is not None else "",
-        INT8 if where.precision == "int8" else "",
+        QUANTIZED.format(where.precision) if where.precision.startswith("int") else "",
         f"device = {literal(where.device)}  # where the app ran it, in {where.precision}"
         if elsewhere
         else "",

@@ -251,7 +251,7 @@ def test_weights_in_8_bits_are_counted():
     loaded = tiny.loaded(tiny.llama(), DECODER)
     before = inside.architecture(loaded).parameters
     assert quantize_decoder(loaded.model)
-    after = inside.architecture(replace(loaded, quantized=True))
+    after = inside.architecture(replace(loaded, quantized="int8"))
     assert (after.parameters, after.dtype) == (before, "int8")
 
 

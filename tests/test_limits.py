@@ -56,7 +56,7 @@ def test_eight_bits_are_counted_as_the_app_keeps_them():
         layer.out_features for layer in model.get_decoder().modules() if isinstance(layer, torch.nn.Linear)
     )
     before = limits.weights_read(model)
-    assert limits.weights_read(model, int8=True) == before - 3 * linear + 2 * outputs
+    assert limits.weights_read(model, "int8") == before - 3 * linear + 2 * outputs
 
 
 def test_a_device_reads_at_some_rate(monkeypatch):
@@ -74,10 +74,10 @@ def test_a_limit_is_bytes_over_rate():
 
     stage: Any = SimpleNamespace(alone=alone)
     assert limits.tokens(stage) == "limit 22.2 tokens/s (540 MB of weights at 12 GB/s)"
-    assert limits.tokens(stage, 8, int8=True) == "limit 178 tokens/s (540 MB of weights at 12 GB/s)"
+    assert limits.tokens(stage, 8, quantize="int8") == "limit 178 tokens/s (540 MB of weights at 12 GB/s)"
     assert limits.one_pass(stage, "sentiment", "Kind") == "limit 45 ms (540 MB of weights at 12 GB/s)"
     sizes = [values for measure, _, values in asked if measure == "weights_read"]
-    assert [one["int8"] for one in sizes] == [False, True, False]
+    assert [one["quantize"] for one in sizes] == ["none", "int8", "none"]
     assert sizes[2]["kind"] == "Kind"
 
 

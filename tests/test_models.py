@@ -1734,13 +1734,14 @@ def test_a_model_goes_to_the_cpu_where_the_accelerator_has_no_room(monkeypatch):
     ("task", "quantize", "fits", "precision"),
     [
         ("translation", "int8", True, "int8"),
+        ("translation", "int4", True, "int4"),
         ("translation", "int8", False, "float32"),
         ("translation", "none", True, "float32"),
         ("sentiment", "int8", True, "float32"),
     ],
 )
 def test_decoders_are_quantized_where_it_is_asked_for(monkeypatch, task, quantize, fits, precision):
-    monkeypatch.setattr("components.loading.quantize_decoder", lambda model: fits)
+    monkeypatch.setattr("components.loading.quantize_decoder", lambda model, kind: fits)
     recipe = Recipe(task, lambda config: "AutoModel", "AutoTokenizer", lambda config: None)
     checkpoint = Checkpoint("a", Hub("a/b"), recipe)
     loaded = load(checkpoint, tiny.sentence_encoder(), *cpu(), quantize)

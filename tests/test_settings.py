@@ -20,7 +20,7 @@ VALUES = [
     ("preload", "sentiment,speech", "sentiment,speech"),
     ("batch", "8", 8),
     ("queue", "100", 100),
-    ("quantize", "int8", "int8"),
+    ("quantize", "int4", "int4"),
     ("max_audio_minutes", "5", 5.0),
     ("max_image_megapixels", "12.5", 12.5),
     ("root_path", "/tour", "/tour"),

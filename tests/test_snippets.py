@@ -664,9 +664,10 @@ def test_programs_name_the_revision_wherever_they_load_something():
         assert assigned(program)["revision"] == "v1.0"
 
 
-def test_programs_say_that_int8_is_not_theirs():
-    for program in programs(Where("", None, "cpu", "int8")).values():
-        assert snippets.INT8 in program and "dtype=torch.float32" in program
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_programs_say_that_small_integers_are_not_theirs(precision):
+    for program in programs(Where("", None, "cpu", precision)).values():
+        assert f"in {precision}. Here they are float32" in program and "dtype=torch.float32" in program
 
 
 def test_programs_need_transformers_and_what_reads_their_files():

@@ -291,7 +291,13 @@ def test_of_those_who_write_together_only_the_one_without_numbers_fails():
     steps = [next(first)]
     with pytest.raises(NotFinite):
         next(second)
-    assert [*steps, *first] == alone
+    together = [*steps, *first]
+    assert [[token and token.id for token in step] for step in together] == [
+        [token and token.id for token in step] for step in alone
+    ]
+    assert [step[0].probability for step in together if step[0]] == pytest.approx(
+        [step[0].probability for step in alone if step[0]], abs=1e-4
+    )
 
 
 def test_a_window_of_sound_without_numbers_fails_alone(monkeypatch):

@@ -358,7 +358,7 @@ def test_a_list_on_the_page(tabs, models):
     answer, table, download, *_ = press(page, "sentiment", TEXTS, "small", "shouting")[-1]
     assert "the same label" in answer
     assert table["visible"] and table["value"]["headers"] == ["text", "first: small", "second: shouting"]
-    assert Path(download["value"]).read_text().startswith("text,small,shouting,")
+    assert Path(download["value"]).read_text("utf-8-sig").startswith("text,small,shouting,")
     answer, table, *_ = press(page, "sentiment", TEXTS, "small", "small")[-1]
     assert not table["visible"]
 

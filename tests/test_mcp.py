@@ -164,7 +164,7 @@ def test_translations_come_as_text_without_the_figure(page):
 def test_agents_are_told_the_remarks(page, folder):
     long = "a very long day and " * 300
     text, told = texts(called(page, "translate", text=long))
-    assert text and "were cut" in json.loads(told)["remarks"][0] and "plotly" not in told
+    assert text and "clause by clause" in json.loads(told)["remarks"][0] and "plotly" not in told
     (answer,) = texts(called(page, "translate_batch", texts=[long, "Two dogs."], remarks=True))
     assert len(json.loads(answer)["translations"]) == 2 and json.loads(answer)["remarks"]
     soundfile.write(folder / "nothing.wav", np.zeros(32000, np.float32), 16000)

@@ -236,9 +236,7 @@ def measure_generation(stage: Stage) -> Iterator[Row]:
         "generate": partial(alone, "generate", prompts=PROMPTS[:1], most=TOKENS),
         "loop": partial(alone, "bare_loop", prompts=PROMPTS[:1], most=TOKENS),
     }
-    on_cpu = (
-        stage.on_cpu()
-    )  # quantized weights are a choice for the CPU only, and the peers are set up for it
+    on_cpu = stage.on_cpu()  # quantized weights are a choice there only, and the peers are set up for it
     if on_cpu:
         threads = stage.machine()[0]
         sides |= {

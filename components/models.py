@@ -91,7 +91,7 @@ class Loaded:
 
     @property
     def precision(self) -> str:
-        """What it computes in or its weights are kept in: "float32", "float16", "bfloat16", "int8", "int4"."""
+        """What its weights are kept in: "float32", "float16", "bfloat16", "int8" or "int4"."""
         return str(self.dtype).removeprefix("torch.") if self.quantized == "none" else self.quantized
 
     @property

@@ -19,8 +19,10 @@ FIRST = 2  # steps of a choice that count less than later ones: threads begin, c
 class Pace:
     """Calls `step` with the number of threads that has been the faster one for so many rows.
 
-    choices: numbers of threads; use: sets one of them; clock: seconds.
+    choices: numbers of threads; use: sets one of them; clock: seconds; device: that of the step.
     """
+
+    device: Any = None
 
     def __init__(
         self,
@@ -79,4 +81,6 @@ def paced(step: Any, device: Any) -> Any:
     threads = torch.get_num_threads()
     if device.type != "cpu" or threads == 1:
         return step
-    return Pace(step, (threads, 1), torch.set_num_threads)
+    pace = Pace(step, (threads, 1), torch.set_num_threads)
+    pace.device = device
+    return pace

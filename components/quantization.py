@@ -89,7 +89,7 @@ def _int4_linear() -> Any:
     import torch
 
     class Int4Linear(torch.nn.Module):
-        """weight: uint8 `[outputs, inputs / 2]`; scale: bfloat16 `[inputs / 32, outputs, 2]`: steps, offsets."""
+        """weight: uint8 `[outputs, inputs / 2]`; scale: bfloat16 `[inputs / 32, outputs, 2]`."""
 
         weight: torch.Tensor
         scale: torch.Tensor

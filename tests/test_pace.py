@@ -86,3 +86,22 @@ def test_other_devices_and_one_thread_are_left_alone(monkeypatch):
     assert isinstance(paced(step, torch.device("cpu")), Pace)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     assert paced(step, torch.device("cpu")) is step
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_texts_are_written_together_with_any_number_of_threads(threads, monkeypatch, caplog):
+    import torch
+
+    from components.decoding import Engine, Sampling, decode
+    from tests import tiny
+    from tests.test_decoding import RECIPE
+
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    used: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", used.append)
+    loaded = tiny.loaded(tiny.llama(), RECIPE)
+    ids = loaded.processor("a b c", return_tensors="pt")["input_ids"]
+    texts = [list(decode(loaded, ids, 9, Sampling(temperature=1.0, seed=2))) for _ in range(2)]
+    assert texts[0] == texts[1]
+    assert isinstance(loaded.share(Engine)._token, Pace) == (threads > 1) == bool(used)
+    assert not caplog.records, "no step failed and was done again"

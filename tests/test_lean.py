@@ -126,3 +126,15 @@ def test_who_watches_the_model_sees_each_step():
     stepped(step, torch.tensor([[3]]), None, torch.tensor([[2]]), cache)
     assert calls == [1]
     assert lean(model) is model
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_quantized_layers_are_stepped_as_well(kind):
+    import torch
+
+    from components.quantization import quantize_decoder
+
+    model = model_of(hidden_size=96, intermediate_size=160)
+    assert quantize_decoder(model, kind)
+    with torch.inference_mode():
+        assert isinstance(lean(model), LeanStep)

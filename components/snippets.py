@@ -367,7 +367,8 @@ for said, start, end in segments:
 DETECTED = "    # Without language= it is detected, here in each window.\n"
 CUT = """\
 # In seconds: from where to where the app heard a window, and up to where it took what it wrote, which is
-# the end of a phrase or a pause. It passed over silence, and left out what could not be made out."""
+# the end of a phrase or a pause. It passed over silence, made louder what is faint, and left out what could
+# not be made out, after trying again at higher temperatures."""
 UNCUT = """\
 # In seconds: from where to where, and all is taken. In a longer recording than $seconds s the app looks for
 # pauses to cut it at; here Transformers goes from one window to the next."""

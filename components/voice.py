@@ -46,6 +46,8 @@ def probabilities(samples: np.ndarray) -> np.ndarray:
     import torch
     from torch.nn import functional
 
+    if not samples.size:
+        return np.zeros(0, np.float32)
     weights = _weights()
     count = -(-samples.size // FRAME)
     padded = torch.zeros(CONTEXT + count * FRAME)
@@ -69,7 +71,7 @@ def probabilities(samples: np.ndarray) -> np.ndarray:
             hidden, state = lstm(values[:, :, 0], state)
             logits = hidden.relu() @ weights["final_conv.weight"][0] + weights["final_conv.bias"]
             found.append(logits.sigmoid()[:, 0])
-    return torch.cat(found).numpy() if found else np.zeros(0, np.float32)
+    return torch.cat(found).numpy()
 
 
 def spans(samples: np.ndarray) -> list[tuple[int, int]]:

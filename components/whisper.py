@@ -43,6 +43,7 @@ REPETITIVE_ABOVE = 2.4  # zlib compression ratio of the text, as in the paper
 # writes until it is cut off, which is 7.4 tokens for each second of a full window, and more in a short one,
 # or says a sentence of which it is unsure again and again. Fast speech has 5 tokens per second.
 LOOP_ABOVE = 6.5  # tokens per second
+UNSURE_REPETITIVE_ABOVE = 1.9  # likewise where it is not sure; three times the same sentence, texts have 1.6
 LOOP_UNSURE_BELOW = -0.5  # mean log-probability; repeated sentences are at -0.3, invented ones at -0.7 to -1
 NO_SPEECH_ABOVE = 0.6  # probability of <|nospeech|>, as in the paper
 # Mean log-probability of a token. The paper's -1 lets short noises through, which come out as "you" at
@@ -51,10 +52,12 @@ NO_SPEECH_UNSURE_BELOW = -0.6
 LOST_BELOW = -1.5  # tones and music come out as one letter at -2; speech as loud as noise is at -1
 LOST_AGAIN_BELOW = -1.0  # likewise for what was drawn at a higher temperature; the paper's threshold
 
-# When does speech not seem to be English, to a checkpoint that knows nothing else? Of 30 clips of English,
-# clear and synthetic, none is below and above these, of 30 synthetic ones in other languages 27 are.
-FOREIGN_BELOW = -0.8  # mean log-probability
+# When does speech not seem to be English, to a checkpoint that knows nothing else? Of 40 clips, of English,
+# some of it synthetic or noisy, and of music, none is on the far side of these; of 27 synthetic ones in eight
+# other languages all are.
+FOREIGN_BELOW = -0.7  # mean log-probability
 FOREIGN_ABOVE = 0.1  # probability of <|nospeech|>
+FOREIGN_ANYWAY_BELOW = -1.0  # mean log-probability, whatever that of <|nospeech|> is
 FOREIGN_SECONDS = 1.5  # of voice; less is too little to tell
 
 # When do times begin before the voice? Where a phrase or a word is too slow for what is said in it.
@@ -338,18 +341,21 @@ def _left_out(text: str, decoded: Decoded, seconds: float) -> str:
 
 def _loops(text: str, decoded: Decoded, seconds: float) -> bool:
     """Whether the text repeats itself, and either faster than anybody speaks or without being sure of it."""
-    hurried = len(decoded.tokens) > LOOP_ABOVE * seconds
-    return compression_ratio(text) > REPETITIVE_ABOVE and (hurried or decoded.logprob < LOOP_UNSURE_BELOW)
+    ratio = compression_ratio(text)
+    if decoded.logprob < LOOP_UNSURE_BELOW:
+        return ratio > UNSURE_REPETITIVE_ABOVE
+    return ratio > REPETITIVE_ABOVE and len(decoded.tokens) > LOOP_ABOVE * seconds
 
 
 def seems_foreign(samples: np.ndarray, pieces: Sequence[Piece]) -> bool:
     """Whether speech that an English-only checkpoint wrote down does not seem to be English.
 
-    There it is unsure of every token, and not even sure that it hears speech. The means are over the windows
-    in which somebody speaks; samples: the recording, float32 [samples], mono, 16 kHz.
+    There it is unsure of every token, mostly not even sure that it hears speech, or catches itself in a loop.
+    Half of what was heard has to be like that, and somebody has to speak in it. samples: the recording,
+    float32 [samples], mono, 16 kHz.
     """
     heard = [piece for piece in pieces if piece.tokens]
-    unsure = [piece for piece in heard if piece.logprob < FOREIGN_BELOW and piece.no_speech > FOREIGN_ABOVE]
+    unsure = [piece for piece in heard if _is_unsure(piece)]
     if not unsure or sum(_length(one) for one in unsure) < sum(_length(one) for one in heard) / 2:
         return False
     return any(
@@ -357,6 +363,12 @@ def seems_foreign(samples: np.ndarray, pieces: Sequence[Piece]) -> bool:
         >= FOREIGN_SECONDS * audio.RATE
         for piece in unsure
     )
+
+
+def _is_unsure(piece: Piece) -> bool:
+    if piece.no_speech <= FOREIGN_ABOVE:
+        return piece.logprob < FOREIGN_ANYWAY_BELOW
+    return piece.logprob < FOREIGN_BELOW or piece.left_out == "unclear"
 
 
 def _length(piece: Piece) -> int:

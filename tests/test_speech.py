@@ -1,5 +1,6 @@
 """The speech tab: each function, a tiny random Whisper through the tab, and the starter on real sound."""
 
+import html
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
@@ -146,6 +147,27 @@ def test_the_endpoint_streams_and_ends_with_the_whole(models, tmp_path):
     text, segments = steps[-1]
     assert text.startswith(steps[0][0]) and text.count("one token after another") == 6
     assert segments[-1]["end"] > 35 and {"text", "start", "end"} == segments[0].keys()
+
+
+def test_remarks_tell_what_was_damaged_which_track_it_is_and_that_it_seems_no_english(
+    models, tmp_path, monkeypatch
+):
+    clip, rate = soundfile.read(speech.CLIP, dtype="float32")
+    soundfile.write(tmp_path / "a.flac", clip, rate)
+    data = bytearray((tmp_path / "a.flac").read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 60] = bytes(60)
+    (tmp_path / "a.flac").write_bytes(data)
+    transcribe = tiny.tab(speech.DEMO, models).endpoint("transcribe")
+    *_, (text, told) = transcribe(str(tmp_path / "a.flac"), checkpoint="starter", remarks=True)
+    assert text and "damaged" in told["remarks"][0]
+    page = tiny.tab(speech.DEMO, models).press(str(tmp_path / "a.flac"), "segment", "auto", "transcribe")
+    assert told["remarks"][0] in html.unescape(page[-1][-1])
+
+    monkeypatch.setattr(speech.whisper, "seems_foreign", lambda samples, pieces: True)
+    *_, (_, told) = transcribe(str(speech.CLIP), checkpoint="starter", remarks=True)
+    assert told["remarks"] == [speech.FOREIGN]
+    assert "English only" in speech.FOREIGN and "openai/whisper-base." in speech.FOREIGN
 
 
 def test_visitors_at_once_get_what_each_gets_alone(models, tmp_path):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import threading
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import gradio
 import numpy as np
 import pytest
 import torch
@@ -17,8 +21,11 @@ from components.progress import never
 from components.transcripts import Segment
 from components.whisper import Piece, transcribe
 from components.windows import Decoded
+from demos import speech
 from tests import tiny_whisper
 from tests.tiny_whisper import SECONDS, generated, lent, noise, text_tokens
+
+CLIPS = Path(gradio.__file__).parent / "media_assets" / "audio"
 
 
 @pytest.fixture
@@ -320,6 +327,49 @@ def test_what_is_left_out():
     assert why(" Row, row, row your boat." * 5, -0.1, 0.01, tokens=100) == ""  # a refrain, as it is sung
 
 
+def test_a_loop_is_told_by_several_signs_together():
+    def loops(text: str, logprob: float, tokens: int, seconds: float) -> bool:
+        return whisper._loops(text, Decoded((1,) * tokens, logprob, 0.0, None), seconds)
+
+    refrain = " Then in the same operations with ugly ones." * 5
+    assert not loops(refrain, -0.2, 50, 13)  # said five times indeed
+    assert loops(refrain, -0.7, 50, 13)  # invented
+    assert loops(" I'm not sure if I can." * 3, -1.0, 24, 8)  # only three times, but not sure of it at all
+    assert loops(refrain, -0.2, 100, 13)  # faster than anybody speaks
+    assert not loops(" I never said so, nor did she.", -0.9, 60, 8)  # no repetition
+
+
+def test_what_is_drawn_at_a_temperature_has_to_be_surer():
+    def why(logprob: float, temperature: float) -> str:
+        decoded = Decoded((1,) * 10, logprob, 0.01, None, temperature=temperature)
+        return whisper._left_out(" Good morning.", decoded, seconds=30)
+
+    assert (why(-1.2, 0.0), why(-1.2, 0.4), why(-0.9, 0.4)) == ("", "unclear", "")
+
+
+def test_times_have_a_length_and_their_order_as_far_as_there_is_room():
+    def spread(*times: tuple[float, float], low: float = 0.0, high: float = 10.0) -> list[tuple[float, ...]]:
+        starts, ends = whisper._spread([a for a, _ in times], [b for _, b in times], low, high, 0.04)
+        found = list(zip(starts, ends, strict=True))
+        assert all(low <= a < b <= high + 1e-9 for a, b in found)
+        assert all(one[1] <= other[0] + 1e-9 for one, other in pairwise(found))
+        return [(round(a, 6), round(b, 6)) for a, b in found]
+
+    assert spread((0, 1), (1, 2.5)) == [(0, 1), (1, 2.5)]
+    assert spread((1, 1), (1, 1), (1, 2)) == [(1, 1.04), (1.04, 1.08), (1.08, 2)]
+    assert spread((9, 10), (10, 10), (10, 10)) == [(9, 9.92), (9.92, 9.96), (9.96, 10)]
+    assert spread((3, 3), (3, 3), (3, 3), low=3, high=3.06) == [(3, 3.02), (3.02, 3.04), (3.04, 3.06)]
+    assert spread() == []
+
+
+def test_quiet_runs():
+    sound, second = noise(1), audio.RATE
+    quiet = np.zeros(2 * second, np.float32)
+    samples = np.concatenate([quiet, sound, quiet[: second // 2], sound, quiet])
+    assert audio.quiet_runs(samples) == [(0, 2 * second), (int(4.5 * second), int(6.5 * second))]
+    assert audio.quiet_runs(sound) == audio.quiet_runs(sound[:0]) == []
+
+
 def test_words_do_not_include_the_pause_after_them():
     processor = tiny_whisper.whisper().processor
     tokens = tuple(processor.tokenizer("the fox, one", add_special_tokens=False).input_ids)
@@ -375,6 +425,100 @@ def test_the_starter_hears_speech(starter):
     assert 7.7 < words[0].start < words[-1].end <= 11.3
     assert isinstance(pieces[0].segments[0], Segment)
     assert pieces[-1].done == pieces[-1].total
+
+
+def clip() -> np.ndarray:
+    """2.9 s of speech."""
+    return audio.decode(CLIPS / "heath_ledger.mp3").samples
+
+
+def said(pieces: list[Piece]) -> int:
+    """How often that is written down."""
+    return heard(pieces).lower().count("never do it for free")
+
+
+def before_speech() -> dict[str, np.ndarray]:
+    random = np.random.default_rng(0)
+    t = np.arange(audio.RATE // 4) / audio.RATE
+    notes = [0.3 * np.sin(2 * np.pi * pitch * t) * np.exp(-4 * t) for pitch in (262, 330, 392, 523, 440)]
+    return {
+        "tune": np.concatenate(notes * 12)[: 14 * audio.RATE],
+        "noise": 0.05 * random.normal(size=14 * audio.RATE),
+        "hum": 0.02 * np.sin(2 * np.pi * 50 * np.arange(14 * audio.RATE) / audio.RATE),
+    }
+
+
+@pytest.mark.parametrize("name", before_speech())
+def test_times_do_not_begin_before_the_voice(starter, name):
+    samples = np.concatenate([before_speech()[name].astype(np.float32), clip()])
+    pieces = list(transcribe(starter, samples, timestamps="word"))
+    assert said(pieces) == 1
+    for timed in (
+        [segment for piece in pieces for segment in piece.segments],
+        [word for piece in pieces for word in piece.words],
+    ):
+        assert 13.5 < timed[0].start < 15.5, timed[0]
+        assert all(one.end - one.start > 0.03 for one in timed)
+        assert all(one.end <= other.start + 1e-6 for one, other in pairwise(timed))
+
+
+@pytest.mark.parametrize("decibels", [-40, -50, -60])
+def test_soft_speech_is_heard(starter, decibels):
+    assert said(list(transcribe(starter, clip() * np.float32(10 ** (decibels / 20))))) == 1
+
+
+def test_soft_speech_beside_loud_speech_is_heard(starter):
+    quiet = np.zeros(audio.RATE // 2, np.float32)
+    soft = clip() * np.float32(10 ** (-50 / 20))
+    for parts in ([soft, quiet, clip()], [clip(), quiet, soft, quiet, clip()]):
+        pieces = list(transcribe(starter, np.concatenate(parts)))
+        assert said(pieces) == len(parts) // 2 + 1
+        starts = [segment.start for piece in pieces for segment in piece.segments]
+        assert starts == sorted(starts)
+        assert pieces[-1].done == pytest.approx(pieces[-1].total)
+
+
+def test_speech_backwards_is_no_text_of_repeated_sentences(starter):
+    pieces = list(transcribe(starter, np.ascontiguousarray(audio.decode(speech.CLIP).samples[::-1])))
+    assert whisper.compression_ratio(heard(pieces)) < whisper.REPETITIVE_ABOVE
+
+
+def test_a_sentence_that_is_said_again_and_again_is_kept(starter):
+    assert said(list(transcribe(starter, np.concatenate([clip()] * 5)))) >= 4
+
+
+def test_what_does_not_seem_to_be_english(starter):
+    def piece(samples: np.ndarray, logprob: float, no_speech: float) -> Piece:
+        window = (0, samples.size)
+        return Piece("x", (), (), None, 1, 1, "", logprob, no_speech, (1, 2), window)
+
+    spoken = audio.decode(speech.CLIP).samples
+    assert whisper.seems_foreign(spoken, [piece(spoken, -1.2, 0.3)])
+    assert not whisper.seems_foreign(spoken, [piece(spoken, -0.5, 0.3)])
+    assert not whisper.seems_foreign(spoken, [piece(spoken, -0.9, 0.01)])
+    assert not whisper.seems_foreign(spoken, [piece(spoken, -1.2, 0.3), *[piece(spoken, -0.2, 0.0)] * 2])
+    assert not whisper.seems_foreign(noise(6), [piece(noise(6), -1.2, 0.3)])  # nobody speaks
+    assert not whisper.seems_foreign(spoken[: audio.RATE], [piece(spoken[: audio.RATE], -1.2, 0.3)])
+    assert not whisper.seems_foreign(spoken, [])
+    for path in (speech.CLIP, CLIPS / "heath_ledger.mp3"):
+        english = audio.decode(path).samples
+        assert not whisper.seems_foreign(english, list(transcribe(starter, english)))
+
+
+@pytest.mark.skipif(not shutil.which("espeak-ng"), reason="espeak-ng is not installed")
+def test_other_languages_do_not_seem_to_be_english(starter, tmp_path):
+    sentences = {
+        "fr": "Hier, nous avons marché le long de la rivière jusqu'à la nuit, puis nous avons pris le bus.",
+        "de": "Gestern gingen wir am Fluss entlang, bis es dunkel wurde, und nahmen dann den letzten Bus.",
+        "pl": "Wczoraj spacerowaliśmy wzdłuż rzeki, aż zrobiło się ciemno, a potem wróciliśmy autobusem.",
+        "en": "Yesterday we walked along the river until it got dark and then took the last bus.",
+    }
+    for language, sentence in sentences.items():
+        path = tmp_path / f"{language}.wav"
+        subprocess.run(["espeak-ng", "-v", language, "-s", "140", "-w", path, sentence], check=True)
+        samples = audio.decode(path).samples
+        pieces = list(transcribe(starter, samples))
+        assert whisper.seems_foreign(samples, pieces) == (language != "en"), (language, heard(pieces))
 
 
 def test_clips_decoded_together_are_what_generate_writes_of_each(starter):

@@ -41,6 +41,7 @@ FLOOR = -120.0  # dBFS of digital silence
 SILENT_BELOW = -60.0  # dBFS; a quiet room recorded by a laptop lies at -70 to -60
 FAINT_BELOW = -40.0  # dBFS; under this a level that never changes is hum or hiss
 NOTHING_BELOW = -95.0  # dBFS; what 16 bits round off
+BESIDE = 40.0  # dB; a voice so far below another one is not heard beside it
 SPOKEN_AT = -20.0  # dBFS that what is faint is raised to
 STEADY_WITHIN = 8.0  # dB; speech rises and falls by 20 dB and more
 
@@ -145,9 +146,13 @@ def leading_silence(samples: np.ndarray) -> int:
 
 
 def quiet_runs(samples: np.ndarray) -> list[tuple[int, int]]:
-    """Where it is quiet for a second and longer: (start, end) in samples. samples: [samples] at 16 kHz."""
+    """Where it is quiet, beside what is loud, for a second and longer: (start, end) in samples.
+
+    samples: [samples] at 16 kHz.
+    """
     whole = samples.size // FRAME * FRAME
-    quiet = samples[:whole].reshape(-1, FRAME).astype(np.float64).var(axis=1) <= 10 ** (SILENT_BELOW / 10)
+    below = max(SILENT_BELOW, speech_level(samples) - BESIDE)
+    quiet = samples[:whole].reshape(-1, FRAME).astype(np.float64).var(axis=1) <= 10 ** (below / 10)
     edges = np.flatnonzero(np.diff(np.r_[False, quiet, False].astype(np.int8))).reshape(-1, 2) * FRAME
     return [(start, end) for start, end in edges.tolist() if end - start >= RATE]
 

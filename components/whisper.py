@@ -253,7 +253,7 @@ def _audible(sound: np.ndarray) -> tuple[int, np.ndarray | None]:
             break
     if audio.is_silent(sound):
         return 0, sound if voice.is_heard(sound) else None
-    passed = audio.leading_silence(sound)
+    passed = audio.leading_silence(audio.raised(sound))
     return passed, sound[passed:]
 
 

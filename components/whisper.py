@@ -43,7 +43,7 @@ REPETITIVE_ABOVE = 2.4  # zlib compression ratio of the text, as in the paper
 # writes until it is cut off, which is 7.4 tokens for each second of a full window, and more in a short one,
 # or says a sentence of which it is unsure again and again. Fast speech has 5 tokens per second.
 LOOP_ABOVE = 6.5  # tokens per second
-UNSURE_REPETITIVE_ABOVE = 1.9  # likewise where it is not sure; three times the same sentence, texts have 1.6
+UNSURE_SHARE = 0.8  # of it, where it is not sure: a sentence three times has 2, half a minute of a text 1.8
 LOOP_UNSURE_BELOW = -0.5  # mean log-probability; repeated sentences are at -0.3, invented ones at -0.7 to -1
 NO_SPEECH_ABOVE = 0.6  # probability of <|nospeech|>, as in the paper
 # Mean log-probability of a token. The paper's -1 lets short noises through, which come out as "you" at
@@ -343,7 +343,7 @@ def _loops(text: str, decoded: Decoded, seconds: float) -> bool:
     """Whether the text repeats itself, and either faster than anybody speaks or without being sure of it."""
     ratio = compression_ratio(text)
     if decoded.logprob < LOOP_UNSURE_BELOW:
-        return ratio > UNSURE_REPETITIVE_ABOVE
+        return ratio > UNSURE_SHARE * REPETITIVE_ABOVE
     return ratio > REPETITIVE_ABOVE and len(decoded.tokens) > LOOP_ABOVE * seconds
 
 

@@ -130,13 +130,17 @@ messages = [{"role": "user", "content": prompt}]  # the chat template of the che
 ids = tokenizer.apply_chat_template(
     messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"
 )["input_ids"]"""
+AS_TEXT = """\
+# The prompt in the chat template of the checkpoint; what looks like a control token in it is text.
+ids = torch.tensor(["""
 DECODED = """\
 # Postprocessing: token ids become text again, up to the end and without the prompt.
 beginning = tokenizer.decode(prompt_ids, skip_special_tokens=True)
 texts = []
 for row in ids[:, len(prompt_ids) :].tolist():
     new = row[: next((i for i, token in enumerate(row) if token in ends), len(row))]
-    texts.append(tokenizer.decode(prompt_ids + new, skip_special_tokens=True)[len(beginning) :])
+    text = tokenizer.decode(prompt_ids + new, skip_special_tokens=True)[len(beginning) :]
+    texts.append(text.rstrip("\\ufffd"))  # without half a character at the end
     print($shown, end="\\n\\n")
 """
 GREEDY = Template("""\
@@ -582,18 +586,20 @@ def generation(
     positions: int,
     ends: Sequence[int],
     cached: bool = True,
+    ids: Sequence[int] = (),
 ) -> str:
     """Continuations of a prompt.
 
     most: new tokens; mode: "completion" or "chat"; positions: tokens that the model takes in all; ends:
-    ids that end a text; cached: whether the model takes past_key_values.
+    ids that end a text; cached: whether the model takes past_key_values; ids: of the prompt in chat mode, if
+    it holds what looks like control tokens and is text.
     """
     penalty = sampling.repetition_penalty
     same = {
         "prompt": wrapped(prompt),
         "most": most,
         "sequences": sequences,
-        "ids": CHAT if mode == "chat" else COMPLETION,
+        "ids": COMPLETION if mode != "chat" else f"{AS_TEXT}{list(ids)}])" if ids else CHAT,
         "positions": positions,
         "ends": list(ends),
         "decoded": DECODED.replace("$shown", "texts[-1]" if mode == "chat" else "prompt + texts[-1]"),

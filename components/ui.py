@@ -23,7 +23,7 @@ import gradio as gr
 from gradio import route_utils
 from gradio.context import Context, LocalContext
 
-from components import links, markup
+from components import given, links, markup
 from components.access import Visitor, is_far
 from components.answers import About
 from components.checkpoints import Offer
@@ -820,8 +820,20 @@ def keep_runs(app: gr.Blocks) -> None:
 
 
 def hidden(kind: type[gr.components.Component], label: str, **options: Any) -> Any:
-    """A component that only an endpoint uses."""
-    return kind(label=label, visible=False, **options)
+    """A component that only an endpoint uses.
+
+    One for a text refuses all else: Gradio would write it out.
+    """
+    component: Any = kind(label=label, visible=False, **options)
+    if isinstance(component, gr.Textbox):
+
+        def preprocess(payload: Any) -> str | None:
+            if payload is None or isinstance(payload, str):
+                return payload
+            raise gr.Error(str(given.not_a_text(payload, label)), print_exception=False)
+
+        component.preprocess = preprocess
+    return component
 
 
 def as_uploaded(image: gr.Image) -> gr.Image:

@@ -117,6 +117,13 @@ class Ran:
     kept: str | None = None
 
 
+MARK = "\ue000prompt\ue000"
+SPACE = (
+    "The prompt ends in a space, a token of its own here; this vocabulary has it at the start of the next "
+    "word. Without it the text may go on better."
+)
+
+
 @dataclass(frozen=True)
 class Result:
     """The continuations so far, without the prompt; status and ran only when they are complete."""
@@ -164,10 +171,7 @@ def preprocess(request: Request, loaded: Loaded) -> tuple[torch.Tensor, str | No
         if request.mode == "chat":
             if not tokenizer.chat_template:
                 raise InputError("This checkpoint has no chat template. Choose completion.")
-            messages = [{"role": "user", "content": request.prompt}]
-            ids = tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"
-            )["input_ids"]
+            ids = _row(chat_ids(request.prompt, tokenizer))
         else:
             ids = tokenizer(request.prompt, return_tensors="pt", verbose=False)["input_ids"]
     room = _positions(loaded) - request.most
@@ -182,6 +186,43 @@ def preprocess(request: Request, loaded: Loaded) -> tuple[torch.Tensor, str | No
     return ids.expand(request.sequences, -1), kept
 
 
+def chat_ids(prompt: str, tokenizer: Any) -> list[int]:
+    """The prompt as a message in the checkpoint's chat template.
+
+    What looks like a control token in it stays text: who types <|im_end|> does not end the message.
+    """
+
+    def templated(content: str, **how: Any) -> Any:
+        messages = [{"role": "user", "content": content}]
+        return tokenizer.apply_chat_template(messages, add_generation_prompt=True, **how)
+
+    if not has_control_tokens(prompt, tokenizer):
+        return list(templated(prompt, return_dict=True)["input_ids"])
+    # In place of the prompt a mark that no text has, so that it can be split apart from the template.
+    before, _, after = templated(MARK, tokenize=False).partition(MARK)
+    ids = tokenizer(before, add_special_tokens=False)["input_ids"]
+    as_text = tokenizer(prompt, add_special_tokens=False, split_special_tokens=True, verbose=False)
+    return [*ids, *as_text["input_ids"], *tokenizer(after, add_special_tokens=False)["input_ids"]]
+
+
+def has_control_tokens(text: str, tokenizer: Any) -> bool:
+    """Whether something in a text would be taken for a special token."""
+    added = (str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
+    return any(token in text for token in (*tokenizer.all_special_tokens, *added))
+
+
+def splits_at_its_end(prompt: str, tokenizer: Any) -> bool:
+    """Whether the spaces that end a prompt are tokens which text that goes on would not have there.
+
+    In most vocabularies a space belongs to the word behind it, so that no word can follow a lone one.
+    """
+    if not prompt.endswith(" "):
+        return False
+    ids = tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"]
+    whole = tokenizer(f"{prompt}a", add_special_tokens=False, verbose=False)["input_ids"]
+    return bool(whole[: len(ids)] != ids)
+
+
 def _positions(loaded: Loaded) -> int:
     config = loaded.model.config.get_text_config()
     return int(
@@ -194,10 +235,8 @@ def forward(ids: torch.Tensor, request: Request, loaded: Loaded, stopped: Stoppe
     yield from decode(loaded, ids.to(loaded.device), request.most, request.sampling, stopped)
 
 
-def postprocess(
-    prompt: list[int], tokens: list[list[int]], loaded: Loaded, complete: bool
-) -> tuple[str, ...]:
-    """Token ids of each sequence as text. A character whose last bytes are to come is left out.
+def postprocess(prompt: list[int], tokens: list[list[int]], loaded: Loaded) -> tuple[str, ...]:
+    """Token ids of each sequence as text, without a last character whose bytes are not all there.
 
     Decoded after the end of the prompt, because some vocabularies drop the space before a first word.
     """
@@ -205,7 +244,7 @@ def postprocess(
     with loaded.lock:
         lead = len(loaded.processor.decode(tail, skip_special_tokens=True))
         texts = [loaded.processor.decode(tail + ids, skip_special_tokens=True)[lead:] for ids in tokens]
-    return tuple(text if complete else text.rstrip("\ufffd") for text in texts)
+    return tuple(text.rstrip("\ufffd") for text in texts)
 
 
 @survives_out_of_memory
@@ -232,12 +271,15 @@ def run(
                     count += 1
             if (now := time.perf_counter()) - shown >= SHOW_EVERY:
                 shown = now
-                yield Result(postprocess(prompt, ids_of(rows), loaded, complete=False), count, chat)
+                yield Result(postprocess(prompt, ids_of(rows), loaded), count, chat)
         taken = time.perf_counter() - started
         measured = f"{count} tokens, {count / taken:.1f} tokens/s."
         remarks = []
         if kept is not None:
             remarks.append(f"The beginning of the prompt was cut to fit. Read from: “{kept[:80]} …”")
+        with loaded.lock:
+            if request.mode == "completion" and splits_at_its_end(request.prompt, loaded.processor):
+                remarks.append(SPACE)
         if stopped():
             remarks.append("Stopped.")
         status = status_of(loaded, started, tuple(remarks), measured)
@@ -245,7 +287,7 @@ def run(
         ended = [token is None for token in step] or [False] * len(rows)
         written = tuple(map(Written, map(tuple, rows), ended))
         ran = Ran(request, status.checkpoint, tuple(prompt), written, kept)
-        yield Result(postprocess(prompt, ids_of(rows), loaded, complete=True), count, chat, status, ran)
+        yield Result(postprocess(prompt, ids_of(rows), loaded), count, chat, status, ran)
 
 
 def ids_of(rows: Sequence[Sequence[Token]]) -> list[list[int]]:
@@ -499,13 +541,13 @@ def branch(
             )
         rows = ids_of([before, start, origin.tokens])
         # A character may begin before the branch point and end after it.
-        shared, with_chosen = postprocess(list(ran.prompt), rows[:2], loaded, complete=False)
-        (full,) = postprocess(list(ran.prompt), rows[2:], loaded, complete=True)
+        shared, with_chosen = postprocess(list(ran.prompt), rows[:2], loaded)
+        (full,) = postprocess(list(ran.prompt), rows[2:], loaded)
         name = readable(seen.names[chosen.id])
         named = with_chosen[len(shared) :] or name
 
         def so_far(tokens: list[Token], ended: bool, status: Status | None = None) -> Branch:
-            (text,) = postprocess(list(ran.prompt), ids_of([[*start, *tokens]]), loaded, bool(status))
+            (text,) = postprocess(list(ran.prompt), ids_of([[*start, *tokens]]), loaded)
             end = chosen.id if ends else None
             written = Written((*start, *tokens), ended, end, forks, name, seen.index)
             return Branch(shared, full[len(shared) :], named, text[len(with_chosen) :], written, status)
@@ -732,6 +774,7 @@ def code(ran: Ran, models: ModelManager, public: bool) -> str:
             positions=_positions(loaded),
             ends=end_tokens(loaded.model),
             cached="past_key_values" in inspect.signature(loaded.model.forward).parameters,
+            ids=ran.prompt if has_control_tokens(asked.prompt, loaded.processor) else (),
         )
 
 

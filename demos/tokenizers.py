@@ -284,7 +284,8 @@ def draw_compared(text: str, found: Sequence[Compared | Lacking]) -> str:
     lacking = "".join(markup.remark(f"{one.name}: {one.reason}") for one in found if isinstance(one, Lacking))
     if not had:
         return lacking
-    least = min(had, key=lambda one: len(one.tokens.tokens) - one.added)
+    # Who knows nothing of a text has one token for it.
+    least = min(had, key=lambda one: (one.unknown > 0, len(one.tokens.tokens) - one.added))
     rows = [
         [
             one.name,
@@ -307,7 +308,8 @@ def draw_compared(text: str, found: Sequence[Compared | Lacking]) -> str:
         "same text back",
     )
     words = f"{len(text):,} characters in {len(least.tokens.tokens) - least.added:,} tokens"
-    small = f"at the fewest: {least.name}" if len(had) > 1 else least.name
+    among = " of those that know all of it" if not least.unknown and any(one.unknown for one in had) else ""
+    small = f"at the fewest{among}: {least.name}" if len(had) > 1 else least.name
     headline = f'<p class="answer">{html.escape(words)} <span>{html.escape(small)}</span></p>'
     seen = any(one.algorithm == "byte-level BPE" for one in had) and not text.isascii()
     sections = "".join(map(_draw_one, had)) + (sentence(BYTES) if seen else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -57,6 +58,11 @@ EXAMPLES = [
     ],
 ]
 MOST_LABELS = 100
+BETWEEN = ",，、;；\\n"  # labels
+LABEL = re.compile(
+    rf"""\s*(?:"([^"]{{0,200}})"|“([^”]{{0,200}})”|«([^»]{{0,200}})»|'([^']{{0,200}})')[^\S\n]*(?=[{BETWEEN}]|$)"""
+    rf"|([^{BETWEEN}]+)"
+)
 MOST_PAIRS = 2000  # of text and label in one call of many texts
 MOST_CHARACTERS = 20_000  # of the text, which goes with each label, and of all labels
 MOST_OF_TEMPLATE = 1000  # characters
@@ -128,23 +134,36 @@ class Result:
     status: Status
 
 
-def parse_labels(text: str | None) -> tuple[str, ...]:
-    """Labels between commas or line ends, in order, each once whatever its case.
+def parse_labels(given_labels: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Labels in order, each once whatever its case: of a list, or of a text, where commas, semicolons and
+    line ends stand between them and quotation marks around some.
 
-    Raises InputError for more characters than are taken.
+    Raises InputError for more characters than are taken, and for a list of anything but texts.
     """
+    if isinstance(given_labels, list):
+        for place, label in enumerate(given_labels, 1):
+            if not isinstance(label, str):
+                raise given.not_a_text(label, f"candidate_labels[{place - 1}]")
+        given.text("".join(given_labels), MOST_CHARACTERS, "The labels together")
+        found = [given.text(label) for label in given_labels]
+    else:
+        text = given.text(given_labels, MOST_CHARACTERS, "The field of the labels")
+        # Of a match, what is in quotation marks or what is in none.
+        found = [next(filter(None, groups), "") for groups in LABEL.findall(text)]
     labels: dict[str, str] = {}
-    for label in given.text(text, MOST_CHARACTERS).replace("\n", ",").split(","):
+    for label in found:
         clean = " ".join(label.split())
         if clean:
             labels.setdefault(clean.casefold(), clean)
     return tuple(labels.values())
 
 
-def validate(text: str | None, labels: str | None, template: str | None, multi_label: bool) -> Request:
+def validate(
+    text: str | None, labels: str | Sequence[str] | None, template: str | None, multi_label: bool
+) -> Request:
     """Raises InputError without a text or a label, for a template without exactly one {}, or too much."""
-    clean = given.text(text, MOST_CHARACTERS).strip()
-    template = given.text(template, MOST_OF_TEMPLATE).strip()
+    clean = given.text(text, MOST_CHARACTERS, "The text").strip()
+    template = given.text(template, MOST_OF_TEMPLATE, "The template").strip()
     if not clean:
         raise InputError("There is no text yet. Type one and run again.")
     names = parse_labels(labels)
@@ -276,7 +295,7 @@ def postprocess(
 @survives_out_of_memory
 def run(
     text: str | None,
-    labels: str | None,
+    labels: str | Sequence[str] | None,
     multi_label: bool,
     template: str | None,
     choice: str,
@@ -296,7 +315,7 @@ def run(
 @survives_out_of_memory
 def run_many(
     texts: Sequence[str],
-    labels: str | None,
+    labels: str | Sequence[str] | None,
     multi_label: bool,
     template: str | None,
     choice: str,
@@ -633,7 +652,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
 
     def zero_shot(
         text: str,
-        candidate_labels: str = LABELS,
+        candidate_labels: str | list[str] = LABELS,
         multi_label: bool = False,
         hypothesis_template: str = TEMPLATE,
         checkpoint: str = "auto",
@@ -643,7 +662,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
 
         Args:
             text: The text to sort.
-            candidate_labels: The labels, with commas between them.
+            candidate_labels: The labels, as a list, or as a text with commas between them.
             multi_label: Whether several may be right: then each is scored alone, else the scores sum to 1.
             hypothesis_template: The sentence that each label is put into, at its one {}.
             checkpoint: "auto", "course", "starter", or owner/name or owner/name@revision on the hub.
@@ -665,7 +684,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
 
     def zero_shot_batch(
         texts: list[str],
-        candidate_labels: str = LABELS,
+        candidate_labels: str | list[str] = LABELS,
         multi_label: bool = False,
         hypothesis_template: str = TEMPLATE,
         checkpoint: str = "auto",
@@ -675,7 +694,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
 
         Args:
             texts: Texts, each with something in it.
-            candidate_labels: The labels, with commas between them.
+            candidate_labels: The labels, as a list, or as a text with commas between them.
             multi_label: Whether several may be right: then each is scored alone, else the scores sum to 1.
             hypothesis_template: The sentence that each label is put into, at its one {}.
             checkpoint: "auto", "course", "starter", or owner/name or owner/name@revision on the hub.
@@ -695,9 +714,16 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
         )
         return [answers.labelled(scores, remarks) for scores, remarks in found]
 
+    def labels_parameter() -> Any:
+        """A text, or what no box for a text takes: a list."""
+        box = ui.hidden(gr.Textbox, "candidate_labels", value=LABELS)
+        text_only = box.preprocess
+        box.preprocess = lambda payload: payload if isinstance(payload, list) else text_only(payload)
+        return box
+
     def options() -> list[Any]:
         return [
-            ui.hidden(gr.Textbox, "candidate_labels", value=LABELS),
+            labels_parameter(),
             ui.hidden(gr.Checkbox, "multi_label", value=False),
             ui.hidden(gr.Textbox, "hypothesis_template", value=TEMPLATE),
             ui.checkpoint_parameter(),

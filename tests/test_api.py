@@ -290,6 +290,11 @@ def test_transcribe_streams(client, tmp_path):
     assert 0 < len(steps[0]) < len(last) and last.startswith(steps[0][:40])
 
 
+def test_labels_may_be_a_list(client):
+    answer = ask(client, "/zero_shot", "History isn't really a fun class", ["education, school", "politics"])
+    assert set(scores(answer)) == {"education, school", "politics"}
+
+
 def test_classify_image(client):
     answer = ask(client, "/classify_image", handle_file(gr.media.get_image("lion.jpg")), 3)
     assert answer["label"] == "lion" and len(scores(answer)) == 3
@@ -309,6 +314,11 @@ def test_classify_image(client):
         (([],), "/zero_shot_batch", "no text yet"),
         ((["x"] * 501, "a, b, c, d"), "/zero_shot_batch", "2000 pairs of text and label"),
         (("one text",), "/translate_batch", "A list of texts is needed"),
+        ((["a", "b"],), "/sentiment", "needed for “text”, and this is a list"),
+        ((5,), "/translate", "needed for “text”, and this is a number"),
+        (({"a": 1},), "/generate", "needed for “prompt”, and this is an object"),
+        (("a text", 5), "/zero_shot", "needed for “candidate_labels”, and this is a number"),
+        ((["a ___"],), "/fill_gap", "needed for “text”, and this is a list"),
         ((["one", 2],), "/translate_batch", "Text 2 of 2: A text is needed"),
         ((["x" * 12_000, "y" * 12_000],), "/translate_batch", "at most 20000"),
     ],

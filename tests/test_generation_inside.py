@@ -369,10 +369,10 @@ def test_a_branch_is_what_generate_writes_from_there(kind, settings):
     assert last.written.ended == bool(ends)
     assert last.written.forks == (place,)
     assert last.status is not None
-    whole = generation.postprocess(list(run.prompt), [ids_of(last.written)], loaded, complete=True)[0]
+    whole = generation.postprocess(list(run.prompt), [ids_of(last.written)], loaded)[0]
     assert whole.startswith(last.shared)
     assert whole.endswith(last.text)
-    original = generation.postprocess(list(run.prompt), [ids_of(run.written[0])], loaded, complete=True)[0]
+    original = generation.postprocess(list(run.prompt), [ids_of(run.written[0])], loaded)[0]
     assert last.shared + last.original == original
 
 

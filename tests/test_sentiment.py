@@ -396,9 +396,9 @@ def test_a_file_is_previewed_and_read_as_the_visitor_says(models, tmp_path):
     other, without = tab.pick(str(path), ",", True, 0)
     assert other[1] == ","
     assert without[1] == "," and without[2]["value"] == 0
-    *_, (answer, table, *_) = tab.press("from the box", str(path), ";", True, 1)
+    *_, (_, table, *_) = tab.press("from the box", str(path), ";", True, 1)
     assert [row[0] for row in table["value"]["data"]] == ["i love it", "i hate it"]
-    *_, (answer, table, *_) = tab.press("from the box", str(path), ";", False, 1)
+    *_, (_, table, *_) = tab.press("from the box", str(path), ";", False, 1)
     assert [row[0] for row in table["value"]["data"]] == ["verdict", "i love it", "i hate it"]
     *_, last = look.fn(str(tmp_path / "gone.csv"))
     assert "no longer on this server" in last

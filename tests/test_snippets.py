@@ -348,6 +348,17 @@ def test_generation_in_chat():
         )
 
 
+def test_generation_in_chat_with_what_looks_like_control_tokens():
+    manager = tiny.manager(tiny.llama(chat=True))
+    with manager.use(generation.OFFER) as loaded:
+        typed = f"Hi {loaded.processor.eos_token} there"
+    request = generation.validate(typed, 12, temperature=0, mode="chat")
+    *_, result = generation.run(request, "auto", manager)
+    program = generation.code(result.ran, manager, False)
+    assert "is text" in program
+    assert tuple(ran(program, checkpoint=str(tiny.llama(chat=True)))["texts"]) == result.sequences
+
+
 def test_a_sequence_that_ends_does_not_change_the_others():
     """With every other token an end, sequences end at different steps."""
     import torch

@@ -70,10 +70,30 @@ def pipeline(folder: Path, labels: list[str], multi: bool, template: str) -> dic
         ("", ()),
         (None, ()),
         ("<b>x</b>, {y}", ("<b>x</b>", "{y}")),
+        ("a; b；c，d、e", ("a", "b", "c", "d", "e")),
+        ('"a, b", “c; d”; «e»', ("a, b", "c; d", "e")),
+        ("'a' , 'b'\n\"c\"", ("a", "b", "c")),
+        ("rock 'n' roll, '90s", ("rock 'n' roll", "'90s")),
+        ('"open, b', ('"open', "b")),
+        (["a, b", " c ", "C", ""], ("a, b", "c")),
+        ([], ()),
     ],
 )
 def test_labels(text, labels):
     assert zero_shot.parse_labels(text) == labels
+
+
+@pytest.mark.parametrize("labels", [["a", 5], [["a"]], [None, "b"]])
+def test_a_list_of_anything_but_texts(labels):
+    with pytest.raises(InputError, match=r"needed for “candidate_labels\[[01]\]”"):
+        zero_shot.parse_labels(labels)
+
+
+def test_a_limit_names_what_is_too_long():
+    with pytest.raises(InputError, match="The template has 1,0"):
+        zero_shot.validate("a", "b", f"{{}}{'x' * 1000}", False)
+    with pytest.raises(InputError, match="labels has 20,001"):
+        zero_shot.validate("a", "b" * 20_001, zero_shot.TEMPLATE, False)
 
 
 def test_validate():

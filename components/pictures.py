@@ -11,13 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from components.errors import CheckpointError, InputError
 
 # Named one by one: among the others are formats that Pillow hands to other programs.
-PILLOW_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
-FORMATS = "PNG, JPEG, WebP, GIF, BMP or TIFF"
+PILLOW_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
+FORMATS = "PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF"
+SAID = "said"  # what is to be said of how a picture was read, among its `info`
+TOPS = (1, 255, 1023, 4095, 16383, 65535)  # the highest shade of pictures of so many bits, and of fractions
+BITS_PER_SAMPLE, LOWEST, HIGHEST = 258, 340, 341  # tags of TIFF 6.0
+BRIGHT = 240  # from here on a shade is lost on white
 STRIP = 1 << 20  # pixels that are converted at a time
 # What undoes each orientation of EXIF.
 TURNS = {
@@ -52,7 +56,11 @@ def read_picture(path: str | Path | None, most_megapixels: float = 50) -> Image.
         raise InputError("The picture file is empty. Choose another one.")
     try:
         picture, turn = _upright(path, most_megapixels)
-        return picture if turn is None else picture.transpose(turn)
+        if turn is None:
+            return picture
+        turned = picture.transpose(turn)
+        turned.info = picture.info
+        return turned
     except Image.DecompressionBombError as error:
         raise InputError(_too_large("far more", most_megapixels)) from error
     except UnidentifiedImageError as error:
@@ -76,9 +84,14 @@ def _upright(path: str | Path, most_megapixels: float) -> tuple[Image.Image, Ima
                 raise InputError(_too_large(f"{width * height / 1e6:.1f} megapixels", most_megapixels))
             image.seek(0)
             image.load()
-            picture, turn = to_rgb(image), TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+            turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+            coloured, said = _in_srgb(image)
+            picture = to_rgb(coloured)
+            said += picture.info.get(SAID, ())
             # The pixels alone: the reader of a WebP file keeps three copies more for as long as it is there.
-            return picture._new(picture.im), turn
+            alone = picture._new(picture.im)
+            alone.info = {SAID: said}
+            return alone, turn
 
 
 def _is_file(path: object) -> bool:
@@ -89,8 +102,55 @@ def _is_file(path: object) -> bool:
         return False
 
 
+def _in_srgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
+    """A picture whose file has a colour profile in the colours of sRGB, which models have seen."""
+    profile = image.info.get("icc_profile")
+    if not profile or image.mode not in ("RGB", "CMYK", "L"):
+        return image, ()
+    try:
+        own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        srgb = ImageCms.createProfile("sRGB")
+        if image.mode == "RGB":
+            ImageCms.profileToProfile(image, own, srgb, inPlace=True)
+            return image, ()
+        made = ImageCms.profileToProfile(image, own, srgb, outputMode="RGB")
+        return made or image, ()
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return image, ("Its colour profile could not be applied; colours may be off.",)
+
+
+def _range(image: Image.Image, least: float, most: float) -> tuple[float, float, str]:
+    """The shades that are black and white in a picture of more than 8 bits, and what is to be said of them.
+
+    As its file says, else as the shades themselves do, from `least` to `most`.
+    """
+    tags = getattr(image, "tag_v2", {})
+    low, high = (_tag(tags.get(tag)) for tag in (LOWEST, HIGHEST))
+    if high is not None and high > (low or 0):
+        return low or 0, high, ""
+    bits = _tag(tags.get(BITS_PER_SAMPLE))
+    if bits and 8 < bits < 16:
+        return 0, 2**bits - 1, ""
+    top = next((top for top in TOPS if most <= top), None)
+    if least < 0 or top is None:
+        return least, most, f"Its shades go from {least:g} to {most:g}: these were taken for black and white."
+    if top in (1023, 4095, 16383):
+        said = f"Its shades go up to {most:g}: it was taken for one of {top.bit_length()} bits."
+        return 0, top, said
+    if top == 1 and image.mode.startswith("I"):
+        return 0, 255, ""
+    return 0, top, "Its shades go from 0 to 1." if top == 1 else ""
+
+
+def _tag(value: Any) -> float | None:
+    """A TIFF tag that is a number, or several of which the first counts."""
+    first = value[0] if isinstance(value, tuple) and value else value
+    return float(first) if isinstance(first, int | float) and math.isfinite(first) else None
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB from palette, grey, 16-bit, CMYK or transparent pictures, transparency on white.
+    """8-bit RGB from palette, grey, 16-bit, CMYK or transparent pictures; transparency on white, or on black
+    where nothing would be seen on white. What is to be said of that is in the picture's info.
 
     Strip by strip: a picture of 50 megapixels takes 200 MB, and as many for each copy.
     """
@@ -100,31 +160,48 @@ def to_rgb(image: Image.Image) -> Image.Image:
     rows = max(1, STRIP // max(1, width))
     boxes = [(0, top, width, min(top + rows, height)) for top in range(0, height, rows)]
     strips = (image.crop(box) for box in boxes)
+    said: tuple[str, ...] = ()
+    ground = "white"
     if image.mode.startswith(("I", "F")):
-        # 16-bit grey fills its range or at least its first 8 bits.
-        top = 65535 if max(_values(image.crop(box)).max() for box in boxes) > 255 else 255
-        strips = (_grey(image.crop(box), top) for box in boxes)
+        ends = [(float(values.min()), float(values.max())) for values in map(_values, map(image.crop, boxes))]
+        low, high, words = _range(image, min(least for least, _ in ends), max(most for _, most in ends))
+        said = (words,) if words else ()
+        strips = (_grey(image.crop(box), low, high) for box in boxes)
+    elif _is_transparent(image) and all(_is_lost_on_white(image.crop(box)) for box in boxes):
+        ground = "black"
+        said = ("It is white on transparent, so the model saw it on black.",)
     made = Image.new("RGB", image.size)
     for box, strip in zip(boxes, strips, strict=True):
-        made.paste(_on_white(strip), box)
+        made.paste(_on_ground(strip, ground), box)
+    made.info[SAID] = said
     return made
 
 
 def _values(image: Image.Image) -> np.ndarray:
     """Shades of any range, `[height, width]` in float32."""
-    return np.nan_to_num(np.array(image, dtype=np.float32), copy=False)
+    return np.nan_to_num(np.array(image, dtype=np.float32), copy=False, posinf=0, neginf=0)
 
 
-def _grey(image: Image.Image, top: int) -> Image.Image:
-    """8-bit grey of shades from 0 to `top`."""
-    values = np.clip(_values(image), 0, top) * np.float32(255 / top)
+def _grey(image: Image.Image, low: float, high: float) -> Image.Image:
+    """8-bit grey of shades from low to high."""
+    values = (np.clip(_values(image), low, high) - np.float32(low)) * np.float32(255 / ((high - low) or 1))
     return Image.fromarray(np.rint(values).astype(np.uint8))
 
 
-def _on_white(image: Image.Image) -> Image.Image:
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+def _is_transparent(image: Image.Image) -> bool:
+    return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
+
+
+def _is_lost_on_white(image: Image.Image) -> bool:
+    """Whether all of a transparent picture that is to be seen is nearly white."""
+    pixels = np.asarray(image.convert("RGBA"))
+    return bool((pixels[..., :3].min(-1)[pixels[..., 3] > 0] >= BRIGHT).all())
+
+
+def _on_ground(image: Image.Image, ground: str) -> Image.Image:
+    if _is_transparent(image):
         image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, ground), image)
     return image if image.mode == "RGB" else image.convert("RGB")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import string
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -38,6 +39,11 @@ ENCODINGS = (
     *(f"windows-125{i}" for i in range(9)),
     *("iso-8859-2", "koi8-r", "macroman", "cp932", "euc-jp", "gb18030", "big5", "cp949"),
 )
+KNOWN_SCRIPTS = ("LATIN", "FULLWIDTH", "MODIFIER", "FEMININE", "MASCULINE")
+WIDE = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL")  # scripts in which a sign may well be a token
+LEAST_WIDE = 2000  # pieces of a vocabulary made for these; an English one has some
+FIRST = 2000  # characters that tell the script
+UNSURE = "the answer says little about the text."
 BROKEN = "\ufffd"  # stands for a byte that is not of its encoding
 FAVOURED = 0.6  # of the confidence in the likeliest encoding, for the one of Western Europe to be taken
 
@@ -396,3 +402,35 @@ def truncation_remarks(kept: list[str | None], limit: int) -> tuple[str, ...]:
         return ()
     which = "The text was" if len(kept) == 1 else f"{len(cut)} of {len(kept)} texts were"
     return (f"{which} cut to the {limit} tokens that the model takes. Read up to: “… {cut[0][-80:]}”",)
+
+
+def unknown_remarks(
+    texts: Sequence[str], encodings: Sequence[Encoding], loaded: Loaded
+) -> list[tuple[str, ...]]:
+    """For each text what to say if the checkpoint's vocabulary hardly has it: then no answer is sure."""
+    tokenizer = loaded.processor
+    added = tokenizer.num_special_tokens_to_add()
+    said: list[tuple[str, ...]] = []
+    for text, encoding in zip(texts, encodings, strict=True):
+        tokens = max(1, length(encoding) - added)
+        unknown = encoding["input_ids"].count(tokenizer.unk_token_id)
+        names = [unicodedata.name(mark, "").split()[:1] for mark in text[:FIRST] if mark.isalpha()]
+        foreign = [name[0] for name in names if name and name[0] not in KNOWN_SCRIPTS]
+        spelt = False
+        if len(foreign) > len(names) / 2:
+            wide = sum(name in WIDE for name in foreign) > len(foreign) / 2
+            share = tokens / len(names) if len(text) <= FIRST else 0
+            spelt = share > (1.5 if wide else 0.7) or (wide and not loaded.share(_has_wide_words))
+        if unknown > tokens / 2:
+            said.append((f"{unknown} of {tokens} tokens are unknown to the checkpoint: {UNSURE}",))
+        else:
+            said.append((f"The vocabulary has almost no words in this script: {UNSURE}",) if spelt else ())
+    return said
+
+
+def _has_wide_words(loaded: Loaded) -> bool:
+    """Whether a vocabulary was made from Chinese, Japanese or Korean, too: an English one has a few signs."""
+    pieces = loaded.processor.get_vocab()
+    wide = sum(any(ord(mark) >= 0x1100 and mark.isalpha() for mark in piece) for piece in pieces)
+    # Byte-level pieces are none of these; how many there are of a sign tells.
+    return wide > LEAST_WIDE or wide == 0

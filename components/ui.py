@@ -832,7 +832,7 @@ def hidden(kind: type[gr.components.Component], label: str, **options: Any) -> A
                 return payload
             raise gr.Error(str(given.not_a_text(payload, label)), print_exception=False)
 
-        component.preprocess = preprocess
+        component.preprocess = preprocess  # type: ignore[method-assign]
     return component
 
 

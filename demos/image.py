@@ -32,7 +32,7 @@ from components.inside_markup import (
 )
 from components.line import Line
 from components.models import Loaded, ModelManager, survives_out_of_memory
-from components.pictures import as_seen, data_uri, encoded, fit, fitted, processor_steps, read_picture
+from components.pictures import SAID, as_seen, data_uri, encoded, fit, fitted, processor_steps, read_picture
 from components.progress import Report, Stopped, never, unreported
 from components.saliency import Maps
 from components.wheels import EFFICIENTNET
@@ -166,7 +166,8 @@ def run(
         (logits,) = loaded.share(joint)([preprocess(image, loaded.processor)], stopped, together)
         scores = postprocess(logits, most, loaded.model.config)
         said = fit(image.size, loaded.processor).words
-        remarks = (f"The picture has {image.width} × {image.height} pixels.", *(f"{one}." for one in said))
+        remarks = (f"The picture has {image.width} × {image.height} pixels.", *image.info.get(SAID, ()))
+        remarks += tuple(f"{one}." for one in said)
         return Result(scores, status_of(loaded, started, remarks))
 
 

@@ -187,6 +187,7 @@ def run(
         started = time.perf_counter()
         rows: list[Scored] = []
         unfinished: tuple[str, ...] = ()
+        unsure: list[tuple[str, ...]] = []
         for start in range(0, len(texts), AT_A_TIME):
             part = texts[start : start + AT_A_TIME]
             encodings, kept = preprocess(part, loaded)
@@ -199,10 +200,20 @@ def run(
                 break
             scores = postprocess(torch.stack(logits), loaded.model.config)
             limit = tables.longest_input(loaded)
-            said = (notes(loaded) + tables.truncation_remarks([one], limit) for one in kept)
+            unknown = tables.unknown_remarks(part, encodings, loaded)
+            unsure += [words for words in unknown if words]
+            said = (
+                notes(loaded) + words + tables.truncation_remarks([one], limit)
+                for one, words in zip(kept, unknown, strict=True)
+            )
             rows += map(Scored, part, scores, kept, found.rows[start:], said)
         cut = tables.truncation_remarks([row.kept for row in rows], tables.longest_input(loaded))
-        return Result(tuple(rows), status_of(loaded, started, (*unfinished, *found.remarks, *cut)))
+        few = unsure[0] if len(texts) == 1 and unsure else ()
+        if unsure and len(texts) > 1:
+            few = (
+                f"Texts that the checkpoint hardly knows, so that its answers say little: {len(unsure):,}.",
+            )
+        return Result(tuple(rows), status_of(loaded, started, (*unfinished, *found.remarks, *few, *cut)))
 
 
 @dataclass(frozen=True)
@@ -359,7 +370,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
                     min_width=120,
                 )
                 column = gr.Dropdown([], value=None, label="Column", min_width=120)
-                header = gr.Checkbox(None, label="First row is a header", min_width=120)
+                header = gr.Checkbox(label="First row is a header", min_width=120)
             shown_rows = gr.Dataframe(label="First rows", visible=False, interactive=False, wrap=True)
             said = gr.HTML()
     with page.results():

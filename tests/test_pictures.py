@@ -133,6 +133,75 @@ def test_big_endian_and_32_bit_grey():
         )
 
 
+def tiff(values, path, **tags):
+    """A TIFF file of these shades, with tags by their numbers."""
+    Image.fromarray(values).save(path, tiffinfo={int(name[1:]): value for name, value in tags.items()})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "low", "high", "tags", "said"),
+    [
+        (np.float32, 0, 1, {}, "from 0 to 1"),
+        (np.float32, -1, 1, {}, "from -1 to 1"),
+        (np.float32, 0, 255, {}, None),
+        (np.float32, 0, 1e6, {}, "to 1e+06"),
+        (np.uint16, 0, 1023, {}, "10 bits"),
+        (np.uint16, 0, 4095, {}, "12 bits"),
+        (np.uint16, 0, 65535, {}, None),
+        (np.int32, 0, 65535, {}, None),
+        (np.int32, 0, 1_000_000, {}, "to 1e+06"),
+        (np.int32, -500, 500, {}, "from -500 to 500"),
+    ],
+)
+def test_shades_of_any_range(tmp_path, kind, low, high, tags, said):
+    ramp = np.linspace(low, high, 256).astype(kind).reshape(16, 16)
+    picture = read_picture(tiff(ramp, tmp_path / "p.tiff", **tags))
+    assert np.abs(np.asarray(picture)[..., 0].ravel().astype(int) - np.arange(256)).max() <= 1
+    assert [bool(said) and said in words for words in picture.info["said"]] == [True] * bool(said)
+
+
+@pytest.mark.parametrize(("dark", "top"), [(500, 1023), (900, 4095), (20000, 65535)])
+def test_the_highest_shade_that_a_file_names_is_white(tmp_path, dark, top):
+    values = np.full((8, 8), dark, dtype=np.uint16)
+    picture = read_picture(tiff(values, tmp_path / "p.tiff", _341=top, _340=0))
+    assert abs(picture.getpixel((3, 3))[0] - 255 * dark / top) <= 1
+    assert picture.info["said"] == ()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+@pytest.mark.parametrize(("shade", "ground"), [(255, 0), (250, 0), (10, 255), (128, 255)])
+def test_what_is_white_on_transparent_is_seen_on_black(tmp_path, mode, shade, ground):
+    logo = Image.new("RGBA", (20, 20), (0, 0, 0, 0))
+    logo.paste((shade, shade, shade, 255), (5, 5, 15, 15))
+    picture = read_picture(saved(logo.convert(mode), tmp_path / "p.png"))
+    assert picture.getpixel((10, 10)) == (shade,) * 3 and picture.getpixel((1, 1)) == (ground,) * 3
+    assert any("on black" in words for words in picture.info["said"]) == (ground == 0)
+
+
+def test_avif(tmp_path):
+    picture = read_picture(saved(halves(), tmp_path / "p.avif", quality=100))
+    assert picture.size == halves().size
+    assert np.abs(np.asarray(picture).astype(int) - np.asarray(halves()).astype(int)).mean() < 6
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "tiff", "webp"])
+def test_a_colour_profile_is_applied(tmp_path, ending):
+    from PIL import ImageCms
+
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ"))
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+    grey = Image.new("RGB", (16, 16), (90, 90, 90))
+    same = read_picture(saved(grey, tmp_path / f"a.{ending}", icc_profile=srgb.tobytes()))
+    assert np.abs(np.asarray(same).astype(int) - 90).max() <= 2
+    odd = read_picture(saved(grey, tmp_path / f"b.{ending}", icc_profile=profile.tobytes()))
+    broken = read_picture(saved(grey, tmp_path / f"c.{ending}", icc_profile=b"no profile"))
+    assert np.abs(np.asarray(broken).astype(int) - 90).max() <= 2
+    for read in (odd, broken):
+        applied = np.abs(np.asarray(read).astype(int) - 90).max() > 2
+        assert applied != any("colour profile" in words for words in read.info["said"])
+
+
 def test_floats(tmp_path):
     ramp = np.arange(256, dtype=np.float32).reshape(16, 16)
     picture = np.asarray(read_picture(saved(Image.fromarray(ramp), tmp_path / "p.tiff")))

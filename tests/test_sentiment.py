@@ -338,6 +338,46 @@ def test_csv_holds_all_rows_and_no_formulas(models):
         assert {"NEGATIVE": float(line[3]), "POSITIVE": float(line[4])} == near(dict(row.scores))
 
 
+@pytest.mark.parametrize(
+    ("text", "hardly"),
+    [
+        ("今日は。元気ですか？", True),
+        ("这部电影很好看", True),
+        ("Привет, как дела?", True),
+        ("ελληνικά είναι", True),
+        ("مرحبا كيف حالك", True),
+        ("이 영화는 정말 좋았어요", True),
+        ("😀😀👍", True),
+        ("สวัสดี", True),
+        ("I love it 😀", False),
+        ("Das Frühstück war köstlich", False),
+        ("I met Иван yesterday", False),
+        ("42", False),
+    ],
+)
+def test_a_text_that_the_vocabulary_hardly_has_is_remarked_on(starters, text, hardly):
+    result = sentiment.run(text, "starter", starters)
+    assert any(tables.UNSURE in remark for remark in result.status.remarks) == hardly
+    assert any(tables.UNSURE in remark for remark in result.rows[0].remarks) == hardly
+    both = sentiment.run(f"{text}\nGood.", "starter", starters)
+    assert any("hardly knows" in remark for remark in both.status.remarks) == hardly
+
+
+@pytest.fixture(scope="module")
+def starters(starter_cache):
+    """The app's own manager with its starters."""
+    import os
+    from dataclasses import replace
+
+    import app
+    from components.hub import HubStatus
+    from components.settings import parse
+
+    return app.create_manager(
+        replace(parse([], os.environ), checkpoints="starter", keep_alive=-1), HubStatus()
+    )
+
+
 # The tab
 
 

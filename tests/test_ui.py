@@ -15,7 +15,7 @@ from components.errors import CheckpointError, InputError, OutOfMemory
 def test_download_writes_the_file_under_its_name():
     path = Path(ui.download("table.csv", "a,é\n"))
     assert path.name == "table.csv"
-    assert path.read_bytes() == "a,é\n".encode()
+    assert path.read_bytes() == "a,é\n".encode("utf-8-sig")
     assert ui.download("table.csv", "") != str(path)
 
 

@@ -32,6 +32,7 @@ SEAMLESS = ("flac", "mp3", "ogg", "aac")  # without pauses of the clock, unless 
 MOST_STRAY = 4096  # bytes after the last part of a WAV that mean nothing
 LATE = 0.04  # seconds; by less the times of packets are merely rounded
 MOST_ERRORS = 1000  # in a row, of a demuxer; further ones are the end
+PLANES = 8  # from so many channels on PyAV 18.1 reads behind the last one, and the process dies
 OPPOSITE = -0.3  # correlation of two channels; below, one of them is the other turned over
 MEMORY = 1.0  # seconds of what the channels have to do with each other
 OFFSET = 0.1  # of the level; a constant offset that is larger is taken away
@@ -383,10 +384,15 @@ class _Track:
 
 def _frame_data(frame: Any) -> np.ndarray:
     """float32 [channels, samples]."""
-    _check_rate(frame.sample_rate, frame.layout.nb_channels)
+    import av
+
+    channels = frame.layout.nb_channels
+    _check_rate(frame.sample_rate, channels)
+    if frame.format.is_planar and channels >= PLANES:
+        (frame,) = av.AudioResampler(format=frame.format.packed).resample(frame)
     data = frame.to_ndarray()
     if not frame.format.is_planar:
-        data = data.reshape(-1, frame.layout.nb_channels).T
+        data = data.reshape(-1, channels).T
     return _to_float(data)
 
 

@@ -25,13 +25,13 @@ def write_av(
     """Encodes wave [samples] with PyAV, the same in each channel."""
     with av.open(str(path), "w", format=kind) as container:
         stream: Any = container.add_stream(codec, rate=rate, layout=layout, options=options)
-        channels = 2 if layout == "stereo" else 1
+        channels = av.AudioLayout(layout).nb_channels
         resampler = av.AudioResampler(
             format=stream.codec_context.format, layout=layout, rate=rate, frame_size=None
         )
         for at in range(0, wave.size, 960):
-            block = np.ascontiguousarray(np.tile(wave[at : at + 960].astype(np.float32), (channels, 1)))
-            frame = av.AudioFrame.from_ndarray(block, format="fltp", layout=layout)
+            block = np.repeat(wave[at : at + 960].astype(np.float32), channels)[None]
+            frame = av.AudioFrame.from_ndarray(block, format="flt", layout=layout)
             frame.sample_rate, frame.pts = rate, at
             for converted in resampler.resample(frame):
                 container.mux(stream.encode(converted))
@@ -92,7 +92,7 @@ def test_what_libsndfile_reads(tmp_path, kind, subtype):
     assert likeness(found.samples) > 0.99
 
 
-@pytest.mark.parametrize("layout", ["mono", "stereo"])
+@pytest.mark.parametrize("layout", ["mono", "stereo", "5.1", "7.1"])
 @pytest.mark.parametrize(
     ("kind", "codec", "rate"),
     [("mp4", "aac", 44_100), ("mp4", "aac", 8_000), ("webm", "libopus", 48_000), ("adts", "aac", 22_050)],

@@ -34,7 +34,6 @@ from tests.repositories import ending
 
 TOKENS = 20  # that generation writes
 HEADER = ("tab", "checkpoint", "fetched", "left on the hub", "first use", "second use", "memory")
-UNMEASURED = "not measured yet"  # in docs/catalogue.md
 FORMS = ("checkpoint", "commit", "weights", "numbers", "size", "other formats", "not seen")
 WEIGHTS = (".safetensors", ".bin", ".h5", ".msgpack", ".ot", ".onnx", ".tflite")
 

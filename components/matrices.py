@@ -8,10 +8,13 @@ Which is fastest depends on processor, threads and shape, so it is measured wher
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import os
 import platform
+import re
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -34,6 +37,7 @@ LIMIT = 0.02  # seconds after which no further round begins
 # Rounding to half precision may change a weight by this share of the layer's largest: no more than the
 # sums in float32 differ by. Weights stored in half precision, and in bfloat16, are within it.
 EXACT = 1e-6
+READ = re.compile(r"\bself\.(\w+)\.weight\b(?! = )")
 ISA = ("ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA")  # what libraries may use
 
 
@@ -186,7 +190,7 @@ def quicken(model: Any, ways: Ways) -> int:
     """
     import torch
 
-    changed = 0
+    changed, read = 0, read_layers(model)
     uses = Counter(id(weight) for layer in model.modules() for weight in layer.parameters(recurse=False))
     for name, layer in list(model.named_modules()):
         if type(layer) is not torch.nn.Linear or layer.weight.numel() < SMALL:
@@ -194,7 +198,7 @@ def quicken(model: Any, ways: Ways) -> int:
         if layer.weight.dtype != torch.float32 or layer.weight.device.type != "cpu":
             continue
         way = ways.of(layer.weight)
-        if way.half and name and fits_half(layer.weight):
+        if way.half and name and name not in read and fits_half(layer.weight):
             model.set_submodule(name, _half_linear()(layer, uses[id(layer.weight)] > 1))
         elif way.turned:
             few: Any = layer
@@ -210,6 +214,28 @@ def _reach(turned: tuple[int, ...]) -> frozenset[int]:
     return frozenset(
         rows for rows in range(1, ROWS[-1] + 1) if next(size for size in ROWS if size >= rows) in turned
     )
+
+
+def read_layers(model: Any) -> set[str]:
+    """Names of layers that are more than called: their `weight` has to stay an ordinary tensor.
+
+    The program of an architecture may read it, as Mamba's does for its time steps; its source tells.
+    """
+    return {
+        f"{name}.{child}".lstrip(".")
+        for name, module in model.named_modules()
+        for child in _read_in(type(module).__module__)
+        if child in module._modules
+    }
+
+
+@cache
+def _read_in(module: str) -> frozenset[str]:
+    """Attributes of layers whose weights are read somewhere in the source of a Python module."""
+    try:
+        return frozenset(READ.findall(inspect.getsource(sys.modules[module])))
+    except (OSError, TypeError):  # it has none
+        return frozenset()
 
 
 def fits_half(weight: torch.Tensor) -> bool:

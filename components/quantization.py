@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from components.matrices import packed_numbers
+from components.matrices import packed_numbers, read_layers
 
 if TYPE_CHECKING:
     import torch
@@ -25,18 +25,19 @@ def quantize_decoder(model: Any, kind: str = "int8") -> bool:
     make a text depend on who shares the batch, and the few very large ones that language models have
     would leave no bits for the rest. Products are in bfloat16, by PyTorch's own kernel. The encoder, the
     embedding and the output layer, which is mostly the embedding again and gives the logits, stay in
-    float. False, and nothing is changed, for a model on another device or whose decoder has no
-    linear layers (those of GPT-2 are of a kind of their own).
+    float, and so does a layer whose weights the model reads by itself. False, and nothing is changed, for
+    a model on another device or whose decoder has no linear layers (those of GPT-2 are of a kind of
+    their own).
     """
     import torch
 
     decoder = model.get_decoder()
-    head = model.get_output_embeddings()
+    head, read = model.get_output_embeddings(), read_layers(decoder)
     layers = {
         name: layer
         for name, layer in decoder.named_modules()
         if isinstance(layer, torch.nn.Linear) and layer is not head and layer.in_features % BLOCK == 0
-        if kind == "int8" or layer.out_features % OUTPUTS == 0
+        if name not in read and (kind == "int8" or layer.out_features % OUTPUTS == 0)
     }
     if not layers or any(layer.weight.device.type != "cpu" for layer in layers.values()):
         return False
@@ -75,7 +76,7 @@ def _int8_linear() -> Any:
             self.bias = layer.bias
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            flat = x.reshape(-1, self.in_features).to(torch.bfloat16)
+            flat = x.reshape(-1, self.in_features).to(torch.bfloat16).contiguous()
             y = torch._weight_int8pack_mm(flat, self.weight, self.scale).to(x.dtype)
             if self.bias is not None:
                 y += self.bias
@@ -110,7 +111,7 @@ def _int4_linear() -> Any:
             self.bias = layer.bias
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            flat = x.reshape(-1, self.in_features).to(torch.bfloat16)
+            flat = x.reshape(-1, self.in_features).to(torch.bfloat16).contiguous()
             y = torch.ops.aten._weight_int4pack_mm_for_cpu(flat, self.weight, BLOCK, self.scale).to(x.dtype)
             if self.bias is not None:
                 y += self.bias

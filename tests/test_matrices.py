@@ -130,6 +130,21 @@ def test_weights_are_kept_in_half_precision_only_where_that_changes_none(stored,
 
 
 @needs_half
+def test_a_layer_whose_weights_the_model_reads_by_itself_stays():
+    import torch
+    from transformers import MambaConfig, MambaForCausalLM
+
+    torch.manual_seed(0)
+    config = MambaConfig(vocab_size=90, hidden_size=32, num_hidden_layers=1)
+    model, ids = halved(MambaForCausalLM(config).eval()), torch.arange(7)[None]
+    quick = copy.deepcopy(model)
+    assert quicken(quick, ways(HALF)) == 1
+    assert isinstance(quick.backbone.layers[0].mixer.dt_proj, torch.nn.Linear)
+    with torch.inference_mode():
+        torch.testing.assert_close(quick(ids).logits, model(ids).logits)
+
+
+@needs_half
 def test_what_is_packed_is_counted_once_and_shared_by_copies():
     import torch
 

@@ -150,6 +150,18 @@ def test_the_bias_is_added():
     assert torch.equal(model.get_decoder().layers[0].fc1(zeros)[1, 2], torch.arange(96.0))
 
 
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_mamba_reads_weights_by_itself_and_hands_over_what_lies_across(kind):
+    import torch
+
+    model = causal("Mamba", hidden_size=64, num_hidden_layers=2)
+    before = outputs(model)
+    assert quantize_decoder(model, kind) is True
+    mixer = model.backbone.layers[0].mixer
+    assert isinstance(mixer.dt_proj, torch.nn.Linear) and not isinstance(mixer.in_proj, torch.nn.Linear)
+    assert float((outputs(model) - before).norm() / before.norm()) < 0.2
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_embedding_and_output_layer_stay_in_float(tied):
     import torch

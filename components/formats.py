@@ -108,14 +108,20 @@ def find(
     """The best weights of a commit. Asks for pull requests only where it has no safetensors of its own.
 
     download: a file name and a commit -> its path, for an index; look: a commit -> its files.
-    Raises CheckpointError if a file is missing that an index names.
+    Raises CheckpointError if a file is missing that an index names. What is wrong with a pull request keeps
+    nothing away: the commit has another format then.
     """
+    from httpx2 import HTTPError
+
     if WEIGHTS in siblings or INDEX in siblings:
         return _weights(hub, commit, siblings, (WEIGHTS, INDEX), download)
     if origin := bot_pull_request(hub, commit, endpoint):
-        offered = look(origin.commit)
-        if WEIGHTS in offered or INDEX in offered:
-            return _weights(hub, origin.commit, offered, (WEIGHTS, INDEX), download, origin)
+        try:
+            offered = look(origin.commit)
+            if WEIGHTS in offered or INDEX in offered:
+                return _weights(hub, origin.commit, offered, (WEIGHTS, INDEX), download, origin)
+        except (HTTPError, OSError, ValueError, CheckpointError) as error:
+            log.info("%s of %s is not used: %r", origin.reference, hub.repo_id, error)
     return _weights(hub, commit, siblings, (PICKLE, PICKLE_INDEX), download)
 
 

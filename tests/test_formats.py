@@ -205,6 +205,28 @@ def test_where_a_hub_does_not_tell_there_is_none(
     assert len(conversions) == 1
 
 
+@pytest.mark.parametrize(
+    ("status", "told"), [(404, {"X-Error-Code": "RevisionNotFound"}), (503, {}), (0, {})]
+)
+def test_a_pull_request_that_is_gone_or_incomplete_keeps_nothing_away(
+    server: HubServer,
+    cache: Path,
+    pickled: Path,
+    tmp_path: Path,
+    conversions: list[list[Path]],
+    status: int,
+    told: dict[str, str],
+) -> None:
+    broken = offered(tmp_path / "offer", pickled, shards=4)
+    min(broken.glob("model-*.safetensors")).unlink()
+    server.add_pull_request(NAME, broken)
+    if status:
+        server.fail_next(9, status, told, matching=f"/revision/{commit(broken)}")
+    folder = get(server, cache)
+    assert len(conversions) == 1 and formats.origin_of(folder) is None
+    assert torch.equal(weight(folder), torch.load(pickled / BIN, weights_only=True)["weight"])
+
+
 def test_the_server_tells_what_huggingface_hub_reads(server: HubServer, pickled: Path, offer: Path) -> None:
     server.add_pull_request(NAME, offer, author="somebody")
     server.add_pull_request(NAME, offer)

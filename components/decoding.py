@@ -215,7 +215,7 @@ class Engine:
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in named else {}
         self._can_join = _can_join(loaded.model)
         token = loaded.compute(partial(lean, loaded.model)) if self._can_join else loaded.model
-        self._token = paced(token, loaded.device)  # a step of one token a row
+        self._token = loaded.compute(partial(paced, token, loaded.device))  # a step of one token a row
         self._changed = threading.Condition()
         # What follows is changed by the one at work, or by anybody who holds the condition meanwhile.
         self._at_work = False

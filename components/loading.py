@@ -18,6 +18,7 @@ from components.finite import Watch
 from components.matrices import Ways, quicken
 from components.memory import is_out
 from components.models import Loaded, Place
+from components.pace import use_all
 from components.progress import Progress, Report, unreported
 from components.quantization import bytes_of, quantize_decoder
 
@@ -86,6 +87,7 @@ def place(
         return torch.float32 if full or on_cpu else best_dtype(device(), stored_dtype(folder))
 
     def load_there(checkpoint: Checkpoint, folder: Path) -> Loaded:
+        use_all()
         if device().type != "cpu":
             return read(checkpoint, folder, dtype(folder))
         return read(checkpoint, folder, dtype(folder), quantize, ways)

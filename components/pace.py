@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 TRY = 24  # steps of a kind after which the slower choice is tried again
@@ -74,8 +75,30 @@ class _Kind:
         self._since[choice] = 0
 
 
+@cache
+def all_threads() -> int:
+    """How many torch computes with by itself; to be asked before the first step of a pace."""
+    import torch
+
+    return torch.get_num_threads()
+
+
+def use_all() -> None:
+    """Have this thread compute with all of them.
+
+    torch has a number for each thread, and one that first computes during another's step keeps that step's.
+    """
+    import torch
+
+    if torch.get_num_threads() != all_threads():
+        torch.set_num_threads(all_threads())
+
+
 def paced(step: Any, device: Any) -> Any:
-    """A step of a model on this device with threads as its pace says; on the CPU, where there are several."""
+    """A step of a model on this device with threads as its pace says; on the CPU, where there are several.
+
+    To be called in the thread that does the steps: the number of another may be that of a step under way.
+    """
     import torch
 
     threads = torch.get_num_threads()

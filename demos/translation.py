@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 import numpy as np
 
-from components import answers, given, inside, layout, snippets, tables, ui
+from components import answers, given, inside, layout, pace, snippets, tables, ui
 from components import attention as explorer
 from components.answers import About
 from components.attention import (
@@ -273,6 +273,7 @@ def joint(loaded: Loaded) -> Batcher[tables.Encoding, torch.Tensor]:
 
     def turn(step: Callable[[], None]) -> None:
         with loaded.turns, loaded.watching():
+            pace.use_all()
             step()
 
     batcher: Batcher[tables.Encoding, torch.Tensor] = Batcher(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from types import SimpleNamespace
 
 import pytest
 
+from components import pace
 from components.pace import TRY, Pace, paced
 
 
@@ -86,6 +88,39 @@ def test_other_devices_and_one_thread_are_left_alone(monkeypatch):
     assert isinstance(paced(step, torch.device("cpu")), Pace)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     assert paced(step, torch.device("cpu")) is step
+
+
+def test_a_thread_that_begins_during_a_step_gets_all_threads_back(monkeypatch):
+    import torch
+
+    usual, seen = torch.get_num_threads(), []
+    monkeypatch.setattr(pace, "all_threads", lambda: 3)
+
+    def begins():
+        seen.append(torch.get_num_threads())
+        pace.use_all()
+        seen.append(torch.get_num_threads())
+
+    def step(input_ids):
+        thread = threading.Thread(target=begins)
+        thread.start()
+        thread.join()
+
+    try:
+        torch.set_num_threads(3)
+        Pace(step, (1, 3), torch.set_num_threads)(input_ids=torch.zeros(1, 1))
+        assert seen == [1, 3] and torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(usual)
+
+
+def test_threads_are_given_back_by_a_step_that_fails():
+    machine = Machine(one=1, all=2)
+    machine.pace._step = lambda **named: 1 / 0
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError):
+            machine.pace(input_ids=SimpleNamespace(shape=(1, 1)))
+        assert machine.threads == 4
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -32,6 +32,7 @@ SEAMLESS = ("flac", "mp3", "ogg", "aac")  # without pauses of the clock, unless 
 MOST_STRAY = 4096  # bytes after the last part of a WAV that mean nothing
 LATE = 0.04  # seconds; by less the times of packets are merely rounded
 MOST_ERRORS = 1000  # in a row, of a demuxer; further ones are the end
+UNREAD = ("s64", "s64p")  # kinds of numbers that PyAV makes no array of
 PLANES = 8  # from so many channels on PyAV 18.1 reads behind the last one, and the process dies
 OPPOSITE = -0.3  # correlation of two channels; below, one of them is the other turned over
 MEMORY = 1.0  # seconds of what the channels have to do with each other
@@ -388,7 +389,9 @@ def _frame_data(frame: Any) -> np.ndarray:
 
     channels = frame.layout.nb_channels
     _check_rate(frame.sample_rate, channels)
-    if frame.format.is_planar and channels >= PLANES:
+    if frame.format.name in UNREAD:
+        (frame,) = av.AudioResampler(format="dbl").resample(frame)
+    elif frame.format.is_planar and channels >= PLANES:
         (frame,) = av.AudioResampler(format=frame.format.packed).resample(frame)
     data = frame.to_ndarray()
     if not frame.format.is_planar:

@@ -312,7 +312,7 @@ def downloaded(panel: Locator, button: str) -> tuple[str, str]:
     """Name and content of what a button downloads."""
     with panel.page.expect_download() as download:
         panel.get_by_role("button", name=button, exact=True).click()
-    return download.value.suggested_filename, download.value.path().read_bytes().decode()
+    return download.value.suggested_filename, download.value.path().read_bytes().decode("utf-8-sig")
 
 
 def upload(panel: Locator, path: Path, clear: str) -> None:
@@ -383,10 +383,10 @@ def test_sentiment_of_several_lines_is_a_table_and_a_csv_file(page):
     name, content = downloaded(panel, "Download as CSV")
     assert name == "sentiment.csv"
     head, joy, hate, formula = content.splitlines()
-    assert head == "text,label,NEGATIVE,POSITIVE"
-    assert joy.startswith(f'"What a joy, {EVIL}",POSITIVE,0.')
-    assert re.fullmatch(r"I hate this so much!,NEGATIVE,0\.9\d{5},0\.0\d{5}", hate)
-    assert formula.startswith('"\'=1+1, awful",NEGATIVE,')
+    assert head == "row,text,label,NEGATIVE,POSITIVE"
+    assert joy.startswith(f'1,"What a joy, {EVIL}",POSITIVE,0.')
+    assert re.fullmatch(r"3,I hate this so much!,NEGATIVE,0\.9\d{5},0\.0\d{5}", hate)
+    assert formula.startswith('4,"\'=1+1, awful",NEGATIVE,')
 
     field(panel, "Text").fill("I hate this so much!")
     run(panel)
@@ -403,8 +403,9 @@ def test_sentiment_of_a_file(page, tmp_path):
     expect(panel.get_by_label("File upload")).to_have_count(0)
     run(panel)
     expect_answer(panel, "2 texts")
-    expect(panel.get_by_role("gridcell").nth(0)).to_have_text("Good, very good")
-    expect(panel.get_by_role("gridcell").nth(4)).to_have_text("NEGATIVE")
+    table = panel.get_by_role("grid", name="All texts")
+    expect(table.get_by_role("gridcell").nth(0)).to_have_text("Good, very good")
+    expect(table.get_by_role("gridcell").nth(4)).to_have_text("NEGATIVE")
 
 
 def test_zero_shot_shows_chips_while_typing(page):

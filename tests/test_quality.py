@@ -143,7 +143,7 @@ def test_sentiment_goes_through_the_tab_in_one_run(tmp_path, monkeypatch):
         calls.append(choice)
         sides = [("POSITIVE", 0.9), ("NEGATIVE", 0.1)], [("POSITIVE", 0.1), ("NEGATIVE", 0.9)]
         return SimpleNamespace(
-            rows=[SimpleNamespace(scores=sides["bad" in t]) for t in sentiment.validate(text)]
+            rows=[SimpleNamespace(scores=sides["bad" in t]) for t in sentiment.validate(text).texts]
         )
 
     monkeypatch.setattr(sentiment, "run", run)

@@ -14,6 +14,7 @@ import ctypes
 import json
 import os
 import pickle
+import re
 import struct
 import sys
 import zipfile
@@ -45,6 +46,7 @@ def main() -> None:
     # Before torch has threads, which would not be confined.
     confine(Path(order["targets"][0]).parent)
     import torch
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     torch.set_num_threads(1)
@@ -62,6 +64,14 @@ def main() -> None:
         print(json.dumps({"refused": "large"}))
     except OSError as error:
         print(json.dumps({"errno": error.errno}))
+    except SafetensorError as error:
+        print(json.dumps({"errno": number_in(error)}))
+
+
+def number_in(error: Exception) -> int | None:
+    """The system's number of what kept safetensors from writing, which are in its words only."""
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else None
 
 
 def read(path: Path) -> dict[str, Any]:

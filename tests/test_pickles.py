@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import json
 import os
 import pickle
 import subprocess
@@ -15,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -374,6 +377,42 @@ def test_memory_and_the_size_of_files_are_limited(tmp_path):
     command = [sys.executable, "-c", LIMITED, str(ROOT), str(tmp_path / "file")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.stdout.splitlines() == ["no more memory", "no larger file"], done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits are those of POSIX")
+@pytest.mark.parametrize(("size", "told"), [(300_000, errno.EFBIG), (10**9, None)])
+def test_what_keeps_safetensors_from_writing_is_told_by_its_number(tmp_path, size, told):
+    script = f"""
+import json, resource, sys
+sys.path.insert(0, {str(ROOT)!r})
+from components import unpickling
+unpickling.confine = lambda folder: True
+unpickling.limit = lambda *_: resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))
+unpickling.main()
+"""
+    source = saved(tmp_path / "w.bin", {"weight": torch.ones(100_000)})
+    target = tmp_path / "model.safetensors"
+    order = {"path": sys.path, "sources": [str(source)], "targets": [str(target)], "tied": {}}
+    command = [
+        sys.executable,
+        "-c",
+        script,
+        json.dumps({**order, "memory": 0, "bytes": 10**9, "seconds": 60}),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line) for line in done.stdout.splitlines()] == ([{"errno": told}] if told else [])
+    assert target.exists() is not bool(told)
+
+
+def test_a_full_disk_is_said(tmp_path, monkeypatch):
+    full = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    assert unpickling.number_in(full) == errno.ENOSPC
+    assert unpickling.number_in(SafetensorError("no metadata")) is None
+    monkeypatch.setattr(pickles, "_run", lambda *_: {"errno": errno.ENOSPC})
+    path = saved(tmp_path / "w.bin", {"weight": torch.ones(1)})
+    with pytest.raises(CheckpointError, match="The disk is full; a/b stopped while it was converted"):
+        converted(path, tmp_path / "out")
 
 
 def test_the_program_sees_no_secrets_and_imports_nothing_of_the_app(tmp_path, monkeypatch):

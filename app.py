@@ -18,6 +18,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 # Read when their packages are first imported. Progress is shown on the page, not in the log.
@@ -101,25 +102,35 @@ def create_manager(
     from components.device import best_device, best_dtype, cpu
     from components.loading import place
     from components.matrices import Ways
-    from components.models import Place
+    from components.models import Loaded, Place
     from components.progress import Report
 
     device, failed = device or best_device, failures or sources.Failures()
     ways = Ways(settings.cache / "products.json")
 
+    def at(*which: Any, **how: Any) -> Place:
+        there = place(*which, **how)
+
+        def load(checkpoint: Checkpoint, folder: Path) -> Loaded:
+            loaded = there.load(checkpoint, folder)
+            failed.forget(checkpoint)
+            return loaded
+
+        return replace(there, load=load)
+
     def cpu_beside() -> Place | None:
-        return None if device().type == "cpu" else place(cpu, settings.quantize, ways)
+        return None if device().type == "cpu" else at(cpu, settings.quantize, ways)
 
     def in_full() -> Place | None:
-        return None if device().type == "cpu" else place(device, full=True)
+        return None if device().type == "cpu" else at(device, full=True)
 
     def choose(offer: Offer, choice: str) -> tuple[Checkpoint, str]:
         warm()
         any_other = settings.any_checkpoint or not ui.is_exposed(settings)
         return sources.choose(offer, choice, settings.checkpoints, hub, any_other, failed)
 
-    def fetch(checkpoint: Checkpoint, report: Report):
-        folder = sources.fetch(
+    def fetch(checkpoint: Checkpoint, report: Report) -> Path:
+        return sources.fetch(
             checkpoint,
             settings.cache / "starters",
             report,
@@ -128,10 +139,8 @@ def create_manager(
             alone=models.alone,
             max_download=int(settings.max_download * 1e9),
         )
-        failed.forget(checkpoint)
-        return folder
 
-    best = place(device, settings.quantize, ways)
+    best = at(device, settings.quantize, ways)
     models = ModelManager(
         choose=choose,
         fetch=fetch,

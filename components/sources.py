@@ -57,7 +57,7 @@ class Failures:
         return why
 
     def forget(self, checkpoint: Checkpoint) -> None:
-        """It has come after all."""
+        """It has come and been loaded after all."""
         with self._lock:
             self._known.pop(checkpoint, None)
 

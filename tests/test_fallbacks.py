@@ -274,6 +274,17 @@ def test_the_course_is_tried_anew_after_a_while_and_then_less_often(place: Place
     assert answered(sentiment, "auto", models) == (course, ())
 
 
+def test_what_comes_and_does_not_load_is_tried_less_often_as_well(place: Place, tmp_path: Path) -> None:
+    of_strange_files(place, tmp_path)
+    models = place.manager()
+    for start, seconds in ((0.0, 60.0), (60.0, 120.0), (180.0, 240.0)):
+        place.now = start
+        assert not place.failures.why(SENTIMENT.course)
+        assert answered(sentiment, "auto", models)[0] == SENTIMENT.starter.name
+        place.now = start + seconds - 0.1
+        assert place.failures.why(SENTIMENT.course)
+
+
 def test_one_who_asks_by_name_brings_it_back_for_all(place: Place) -> None:
     add(place, SENTIMENT, tiny.distilbert())
     models = place.manager()

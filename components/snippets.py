@@ -768,7 +768,7 @@ def image(where: Where, top_k: int, box: tuple[int, int, int, int] | None = None
 
 
 def _dtype(where: Where) -> str:
-    return f"torch.{'float32' if where.precision == 'int8' else where.precision}"
+    return f"torch.{'float32' if where.precision in ('int8', 'int4') else where.precision}"
 
 
 def _cast(where: Where) -> str:

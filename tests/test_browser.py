@@ -610,6 +610,7 @@ def test_translation_of_two_sentences_lets_one_be_chosen(page):
     field(panel, "Text").fill(f"The weather is nice today. You like this house {EVIL}.")
     run(panel)
     expect_done(panel)
+    expect_answer(panel, re.escape("<img src=x onerror=alert(1)>"))
     expect(chooser).to_have_value("1: The weather is nice today.")
     across = panel.locator(".xtick text")
     expect(across.filter(has_text="weather")).to_have_count(1)
@@ -622,12 +623,11 @@ def test_translation_of_two_sentences_lets_one_be_chosen(page):
     panel.get_by_role("button", name="Attention explorer").click()
     keys = panel.get_by_role("group", name="keys").get_by_role("button")
     expect(keys.filter(has_text="house")).to_have_count(1)
-    expect(panel.locator(".block.said", has_text="Sentence 2 of 2")).to_have_count(1)
-    expect(keys.filter(has_text="<b>bold</b>")).to_have_count(1)
+    expect(panel.locator(".block.said", has_text="Sentence 2 of 4")).to_have_count(1)
     assert page.locator("img[src='x'], b b").count() == 0
     pick(panel, "Sentence", "1: The weather")
     expect(keys.locator("b")).to_have_text(["The", "weather", "is", "nice", "today."])
-    expect(panel.locator(".block.said", has_text="Sentence 1 of 2")).to_have_count(1)
+    expect(panel.locator(".block.said", has_text="Sentence 1 of 4")).to_have_count(1)
     expect(panel.locator(".token").first).to_contain_text("The")
 
     field(panel, "Text").fill("")
@@ -647,6 +647,13 @@ def pick(panel: Locator, label: str, option: str) -> None:
     panel.page.get_by_role("option", name=option).click()
 
 
+def said_in(subtitles: str) -> list[str]:
+    """The words of all cues, each of two lines at most."""
+    cues = [re.split(r".* --> .*\n", cue)[-1] for cue in subtitles.strip().split("\n\n")]
+    assert all(cue.count("\n") <= 1 for cue in cues)
+    return " ".join(cues).split()
+
+
 def test_speech_gives_times_and_files(page):
     panel = open_tab(page, "Speech recognition")
     run(panel)
@@ -659,12 +666,12 @@ def test_speech_gives_times_and_files(page):
     )
     name, srt = downloaded(panel, "SRT")
     assert name == "transcript.srt"
-    assert re.fullmatch(rf"1\n00:00:0\d,\d{{3}} --> 00:00:0\d,\d{{3}}\n{re.escape(transcript)}\n", srt)
+    assert re.match(r"1\n00:00:0\d,\d{3} --> 00:00:0\d,\d{3}\n", srt)
+    assert said_in(srt) == transcript.split()
     name, vtt = downloaded(panel, "VTT")
     assert name == "transcript.vtt"
-    assert re.fullmatch(
-        rf"WEBVTT\n\n00:00:0\d\.\d{{3}} --> 00:00:0\d\.\d{{3}}\n{re.escape(transcript)}\n", vtt
-    )
+    assert re.match(r"WEBVTT\n\n00:00:0\d\.\d{3} --> 00:00:0\d\.\d{3}\n", vtt)
+    assert said_in(vtt.removeprefix("WEBVTT")) == transcript.split()
     assert downloaded(panel, "Text") == ("transcript.txt", transcript + "\n")
 
     panel.get_by_role("radio", name="word").check()

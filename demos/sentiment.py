@@ -370,7 +370,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
                     min_width=120,
                 )
                 column = gr.Dropdown([], value=None, label="Column", min_width=120)
-                header = gr.Checkbox(label="First row is a header", min_width=120)
+                header = gr.Checkbox(label="First row is a header", min_width=200)
             shown_rows = gr.Dataframe(label="First rows", visible=False, interactive=False, wrap=True)
             said = gr.HTML()
     with page.results():

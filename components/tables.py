@@ -113,11 +113,6 @@ class Found:
         return tuple(said)
 
 
-def read_texts(path: Path) -> list[str]:
-    """The texts of a file as `read` finds them."""
-    return list(read(path).texts)
-
-
 def read(path: Path, asked: Asked = AS_IT_LOOKS) -> Texts:
     """The lines of a TXT file, or a column of a CSV file: the one named text, else the one with most words.
 

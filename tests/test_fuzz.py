@@ -573,7 +573,7 @@ def test_no_file_takes_long(kind, head, ending, tmp_path):
 
     def read(content: str) -> None:
         path.write_text(head + content, encoding="utf-8", errors="replace")
-        tables.read_texts(path)
+        tables.read(path)
 
     expect_linear(read, PATHOLOGICAL[kind])
 

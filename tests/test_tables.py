@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,7 +19,6 @@ from components.tables import (
     padded,
     preview,
     read,
-    read_texts,
     safe_cell,
     tokenized,
     truncation_remarks,
@@ -28,6 +28,10 @@ from tests import tiny
 RECIPE = Recipe(
     "test", lambda config: "AutoModelForSequenceClassification", "AutoTokenizer", lambda config: None
 )
+
+
+def read_texts(path: Path) -> list[str]:
+    return list(read(path).texts)
 
 
 def written(tmp_path, name: str, content: str | bytes):

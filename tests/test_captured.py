@@ -39,7 +39,7 @@ from tests.test_decoding import (
     shapes,
     theirs,
 )
-from tests.test_windows import batches, finish, window
+from tests.test_windows import batches, finish, heard, window
 from tests.tiny_whisper import SECONDS, noise
 
 # What else people load, and where it may differ: positions, heads, biases, norms.
@@ -381,29 +381,6 @@ def test_an_error_in_a_step_is_handled_as_before(loaded):
 # Windows of sound
 
 
-def heard(engine: windows.Engine, sounds: list[Any]) -> list[windows.Decoded]:
-    """The first three at once, each further one a few steps later than the one before."""
-    late = [window(sound) for sound in sounds[3:]]
-    asked = 0
-
-    def join() -> bool:
-        nonlocal asked
-        asked += 1
-        if asked % 4 == 0 and asked // 4 <= len(late):
-            engine.submit(late[asked // 4 - 1])
-        return False
-
-    early = [
-        window(sounds[0], stopped=join),
-        window(sounds[1], loops=lambda decoded: True),
-        window(sounds[2], language="de", words=True),
-    ]
-    decoded = finish(engine, *early)
-    while left := [one for one in late if not one.done]:
-        engine.wait(left)
-    return [*decoded, *(one.decoded for one in late if one.decoded)]
-
-
 def alike(some: list[windows.Decoded], others: list[windows.Decoded]) -> bool:
     facts = [
         [(one.tokens, one.language, round(one.logprob, 3), round(one.no_speech, 3)) for one in decoded]
@@ -415,16 +392,18 @@ def alike(some: list[windows.Decoded], others: list[windows.Decoded]) -> bool:
 def test_windows_of_sound_are_decoded_as_without_capture():
     loaded = tiny_whisper.whisper(("en", "fr", "de"))
     sounds = [noise(SECONDS - 0.2 * i, seed=i) for i in range(6)]
-    wanted = heard(windows.Engine(loaded), sounds)
+    wanted = heard(windows.Engine(loaded), sounds, words=True)
     capture = Recorded()
     engine = windows.Engine(loaded, capture)
-    assert alike(heard(engine, sounds), wanted)
+    assert alike(heard(engine, sounds, words=True), wanted)
     assert capture.made > 2 and capture.replayed > 20
     sizes = batches(loaded)
     made = capture.made
-    assert alike(heard(engine, sounds), wanted)
+    assert alike(heard(engine, sounds, words=True), wanted)
     assert sizes == [] and capture.made == made, "the second time all of it is captured"
-    for attentions, others in zip(heard(engine, sounds)[2].attentions, wanted[2].attentions, strict=True):
+    for attentions, others in zip(
+        heard(engine, sounds, words=True)[2].attentions, wanted[2].attentions, strict=True
+    ):
         torch.testing.assert_close(attentions, others, atol=1e-4, rtol=1e-4)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from components.errors import CheckpointError
 from components.hub import fetch, inspect, on_disk, parse
 from components.progress import Progress, Report, unreported
 from tests.hub_server import HubServer, commit
-from tests.test_hub import NAME, PARAMETERS, RECIPE, make_repository
+from tests.test_hub import NAME, PARAMETERS, RECIPE, by_two, make_repository
 
 BIN, INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 
@@ -357,18 +356,7 @@ def test_pickled_weights_of_another_program_are_converted_without_a_hub_and_kept
 
 
 def test_two_visitors_convert_once(server: HubServer, cache: Path, conversions: list[list[Path]]) -> None:
-    folders: list[Path] = []
-    together = threading.Barrier(2)
-
-    def visit() -> None:
-        together.wait()
-        folders.append(get(server, cache))
-
-    threads = [threading.Thread(target=visit) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    folders = by_two(lambda: get(server, cache))
     assert len(folders) == 2 and folders[0] == folders[1] and len(conversions) == 1
 
 

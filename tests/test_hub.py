@@ -8,7 +8,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -374,19 +375,20 @@ def test_the_disk_fills_up(hub: HubServer, cache: Path, monkeypatch: pytest.Monk
     assert names(get(hub, cache)) == NEEDED
 
 
-def test_two_visitors_download_once(hub: HubServer, cache: Path, repository: Path) -> None:
-    folders: list[Path] = []
+def by_two(visit: Callable[[], Path]) -> list[Path]:
+    """What two visitors get who come at the same moment."""
     together = threading.Barrier(2)
 
-    def visit() -> None:
+    def come(number: int) -> Path:
         together.wait()
-        folders.append(get(hub, cache))
+        return visit()
 
-    threads = [threading.Thread(target=visit) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(2) as visitors:
+        return list(visitors.map(come, range(2)))
+
+
+def test_two_visitors_download_once(hub: HubServer, cache: Path, repository: Path) -> None:
+    folders = by_two(lambda: get(hub, cache))
     assert len(folders) == 2 and folders[0] == folders[1]
     assert hub.sent("model.safetensors") == (repository / "model.safetensors").stat().st_size
 

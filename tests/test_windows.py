@@ -121,12 +121,11 @@ def test_log_probability_and_no_speech_are_those_of_one_pass():
     assert decoded.no_speech == pytest.approx(float(no_speech), abs=1e-6)
 
 
-def test_windows_that_join_and_leave_at_any_time_change_nothing_for_the_others():
-    loaded = tiny_whisper.whisper(("en", "fr", "de"))
-    sounds = [noise(SECONDS - 0.2 * i, seed=i) for i in range(7)]
-    alone = [finish(Engine(loaded), window(sound))[0] for sound in sounds]
-    sizes = batches(loaded)
-    engine = Engine(loaded)
+def heard(engine: Engine, sounds: list[Any], words: bool = False) -> list[Decoded]:
+    """The first three at once, each further one a few steps later than the one before.
+
+    words: for the third one, which is in German; the second one counts as a loop.
+    """
     late = [window(sound) for sound in sounds[3:]]
     asked = 0
 
@@ -141,12 +140,22 @@ def test_windows_that_join_and_leave_at_any_time_change_nothing_for_the_others()
     early = [
         window(sounds[0], stopped=join),
         window(sounds[1], loops=lambda decoded: True),
-        window(sounds[2], language="de"),
+        window(sounds[2], language="de", words=words),
     ]
-    together = finish(engine, *early)
+    decoded = finish(engine, *early)
     while left := [one for one in late if not one.done]:
         engine.wait(left)
-    assert [list(one.tokens) for one in (together[0], *(one.decoded for one in late if one.decoded))] == [
+    return [*decoded, *(one.decoded for one in late if one.decoded)]
+
+
+def test_windows_that_join_and_leave_at_any_time_change_nothing_for_the_others():
+    loaded = tiny_whisper.whisper(("en", "fr", "de"))
+    sounds = [noise(SECONDS - 0.2 * i, seed=i) for i in range(7)]
+    alone = [finish(Engine(loaded), window(sound))[0] for sound in sounds]
+    sizes = batches(loaded)
+    engine = Engine(loaded)
+    together = heard(engine, sounds)
+    assert [list(one.tokens) for one in (together[0], *together[3:])] == [
         list(alone[i].tokens) for i in (0, 3, 4, 5, 6)
     ]
     assert together[0].logprob == pytest.approx(alone[0].logprob, abs=1e-5)

@@ -9,17 +9,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from components import pickles
+from components import locks, pickles
 from components.checkpoints import Recipe
 from components.formats import ORIGIN, Origin, held
-from components.progress import Alone, Progress, Report
-
-LOOK = 0.2  # seconds from one try to take a lock that another process has to the next
+from components.progress import Alone, Report
 
 
 def take_over(path: Path, folder: Path, origin: Origin) -> None:
@@ -45,8 +41,7 @@ def convert(
     repository = folder.parent.parent
     lock = repository.parent / ".locks" / repository.name / f"{folder.name}.conversion.lock"
     out = repository / f"converting-{folder.name}"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(lock, report):
+    with locks.alone(lock, report, "waiting for another process to convert it"):
         if any(path.suffix == ".safetensors" for path in held(folder)):
             return  # another process was first
         with alone(report):
@@ -72,19 +67,3 @@ def _forget(repository: Path, blobs: list[Path]) -> None:
     for blob in blobs:
         if blob.resolve() not in used:
             blob.unlink(missing_ok=True)
-
-
-@contextmanager
-def _locked(lock: Path, report: Report) -> Iterator[None]:
-    """Alone among all processes inside; what report raises ends the wait for it."""
-    from filelock import Timeout
-    from huggingface_hub.utils import WeakFileLock
-
-    with ExitStack() as stack:
-        while True:
-            try:
-                stack.enter_context(WeakFileLock(lock, timeout=LOOK))
-                break
-            except Timeout:
-                report(Progress("waiting for another process to convert it"))
-        yield

@@ -19,13 +19,13 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from components import conversions
+from components import conversions, locks
 from components.checkpoints import Wheel
 from components.errors import CheckpointError
-from components.progress import Alone, Progress, Report, together
+from components.progress import Alone, Progress, Report, together, unreported
 
 log = logging.getLogger(__name__)
 
@@ -116,24 +116,12 @@ def merge_adapter(base: Path, adapter: Path, out: Path) -> None:
 
 
 @contextmanager
-def filled_folder(target: Path, report: Report | None = None) -> Iterator[Path | None]:
+def filled_folder(target: Path, report: Report = unreported) -> Iterator[Path | None]:
     """A new folder whose `out` becomes `target` when the block ends well; it is gone in any case.
 
     Yields None if another process or thread has made `target` meanwhile: they wait for each other.
     """
-    from filelock import FileLock, Timeout
-
-    target.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(target.parent / f".{target.name}.lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        while not lock.is_locked:
-            if report is not None:
-                report(Progress("waiting"))  # where a wait ends that nobody is interested in any more
-            with suppress(Timeout):
-                lock.acquire(timeout=POLL)
-    try:
+    with locks.alone(target.parent / f".{target.name}.lock", report, "waiting"):
         if target.is_dir():
             yield None
             return
@@ -146,8 +134,6 @@ def filled_folder(target: Path, report: Report | None = None) -> Iterator[Path |
             (folder / "out").rename(target)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-    finally:
-        lock.release()
 
 
 def _download(wheel: Wheel, parcel: Path, report: Report) -> None:

@@ -13,7 +13,7 @@ import torch
 from huggingface_hub import HfApi, get_repo_discussions, scan_cache_dir
 from safetensors.torch import load_file, save_file
 
-from components import formats, pickles, placing, unpickling
+from components import formats, locks, pickles, unpickling
 from components.checkpoints import Hub
 from components.errors import CheckpointError
 from components.hub import fetch, inspect, on_disk, parse
@@ -369,7 +369,7 @@ def test_who_waits_for_the_conversion_of_another_process_can_leave(
 ) -> None:
     from huggingface_hub.utils import WeakFileLock
 
-    monkeypatch.setattr(placing, "LOOK", 0.01)
+    monkeypatch.setattr(locks, "LOOK", 0.01)
     lock = cache / ".locks" / "models--someone--tiny-feelings" / f"{commit(pickled)}.conversion.lock"
     lock.parent.mkdir(parents=True)
 

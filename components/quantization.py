@@ -49,38 +49,58 @@ def quantize_decoder(model: Any, kind: str = "int8") -> bool:
 
 def bytes_of(model: Any) -> int:
     """Bytes of all weights in memory, as they are kept there, those of scales included."""
-    small = [layer for layer in model.modules() if isinstance(layer, (_int8_linear(), _int4_linear()))]
+    small = [layer for layer in model.modules() if isinstance(layer, _small_linear())]
     weights = [*model.parameters(), *(tensor for layer in small for tensor in (layer.weight, layer.scale))]
     return sum(tensor.nbytes for tensor in weights) + 2 * packed_numbers(model)
+
+
+@cache
+def _small_linear() -> Any:
+    import torch
+
+    class SmallLinear(torch.nn.Module):
+        """A layer that keeps its weights as small integers; a kind of them has a `product`."""
+
+        weight: torch.Tensor
+        scale: torch.Tensor
+
+        def __init__(self, layer: torch.nn.Linear, weight: torch.Tensor, scale: torch.Tensor) -> None:
+            super().__init__()
+            self.in_features, self.out_features = layer.in_features, layer.out_features
+            self.register_buffer("weight", weight, persistent=False)
+            self.register_buffer("scale", scale, persistent=False)
+            self.bias = layer.bias
+
+        def product(self, x: torch.Tensor) -> torch.Tensor:
+            """bfloat16 `[rows, inputs]` -> `[rows, outputs]`."""
+            raise NotImplementedError
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            flat = x.reshape(-1, self.in_features).to(torch.bfloat16).contiguous()
+            y = self.product(flat).to(x.dtype)
+            if self.bias is not None:
+                y += self.bias
+            return y.view(*x.shape[:-1], self.out_features)
+
+    return SmallLinear
 
 
 @cache
 def _int8_linear() -> Any:
     import torch
 
-    class Int8Linear(torch.nn.Module):
+    class Int8Linear(_small_linear()):  # type: ignore[misc]
         """weight: int8 `[outputs, inputs]`; scale: bfloat16 `[outputs]`, what one step of a weight is."""
 
-        weight: torch.Tensor
-        scale: torch.Tensor
-
         def __init__(self, layer: torch.nn.Linear) -> None:
-            super().__init__()
-            self.in_features, self.out_features = layer.in_features, layer.out_features
             weight = layer.weight.detach().float()
             # The kernel takes scales in bfloat16: weights are rounded to steps of what it will use.
             scale = (weight.abs().amax(1) / LARGEST).clamp_min(torch.finfo(torch.bfloat16).tiny).bfloat16()
             steps = (weight / scale.float()[:, None]).round().clamp(-LARGEST, LARGEST)
-            self.register_buffer("weight", steps.to(torch.int8), persistent=False)
-            self.register_buffer("scale", scale, persistent=False)
-            self.bias = layer.bias
+            super().__init__(layer, steps.to(torch.int8), scale)
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            flat = x.reshape(-1, self.in_features).to(torch.bfloat16).contiguous()
-            y = torch._weight_int8pack_mm(flat, self.weight, self.scale).to(x.dtype)
-            if self.bias is not None:
-                y += self.bias
-            return y.view(*x.shape[:-1], self.out_features)
+        def product(self, x: torch.Tensor) -> torch.Tensor:
+            return torch._weight_int8pack_mm(x, self.weight, self.scale)
 
     return Int8Linear
 
@@ -89,32 +109,20 @@ def _int8_linear() -> Any:
 def _int4_linear() -> Any:
     import torch
 
-    class Int4Linear(torch.nn.Module):
+    class Int4Linear(_small_linear()):  # type: ignore[misc]
         """weight: uint8 `[outputs, inputs / 2]`; scale: bfloat16 `[inputs / 32, outputs, 2]`."""
 
-        weight: torch.Tensor
-        scale: torch.Tensor
-
         def __init__(self, layer: torch.nn.Linear) -> None:
-            super().__init__()
-            self.in_features, self.out_features = layer.in_features, layer.out_features
-            blocks = layer.weight.detach().float().view(self.out_features, -1, BLOCK)
+            blocks = layer.weight.detach().float().view(layer.out_features, -1, BLOCK)
             least, most = blocks.aminmax(dim=-1)
             step = ((most - least) / STEPS).clamp_min(torch.finfo(torch.bfloat16).tiny)
             steps = ((blocks - least[..., None]) / step[..., None]).round().clamp(0, STEPS)
             # The kernel takes a step of 8 for the offset.
             scale = torch.stack((step, least + 8 * step), -1).transpose(0, 1).contiguous().bfloat16()
-            whole = steps.view(self.out_features, self.in_features).to(torch.int32)
-            packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(whole, 1)
-            self.register_buffer("weight", packed, persistent=False)
-            self.register_buffer("scale", scale, persistent=False)
-            self.bias = layer.bias
+            whole = steps.view(layer.out_features, layer.in_features).to(torch.int32)
+            super().__init__(layer, torch.ops.aten._convert_weight_to_int4pack_for_cpu(whole, 1), scale)
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            flat = x.reshape(-1, self.in_features).to(torch.bfloat16).contiguous()
-            y = torch.ops.aten._weight_int4pack_mm_for_cpu(flat, self.weight, BLOCK, self.scale).to(x.dtype)
-            if self.bias is not None:
-                y += self.bias
-            return y.view(*x.shape[:-1], self.out_features)
+        def product(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.ops.aten._weight_int4pack_mm_for_cpu(x, self.weight, BLOCK, self.scale)
 
     return Int4Linear

@@ -94,7 +94,8 @@ def place(
 
     return Place(
         load=load_there,
-        size=lambda folder: weights_bytes(folder, dtype(folder).itemsize),
+        # Whichever the 16 bits of an accelerator are: what is stored is looked up when it is loaded.
+        size=lambda folder: weights_bytes(folder, 4 if full else best_dtype(device()).itemsize),
         free=lambda: free_memory(device()),
         move=lambda loaded, report: move(loaded, device(), report),
         spare=lambda: spare_memory(device()),

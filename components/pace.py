@@ -23,16 +23,16 @@ class Pace:
     choices: numbers of threads; use: sets one of them; clock: seconds; device: that of the step.
     """
 
-    device: Any = None
-
     def __init__(
         self,
         step: Callable[..., Any],
         choices: tuple[int, ...],
         use: Callable[[int], None],
         clock: Callable[[], float] = time.perf_counter,
+        device: Any = None,
     ) -> None:
         self._step, self._choices, self._use, self._clock = step, choices, use, clock
+        self.device = device
         self._kinds: dict[int, _Kind] = {}
 
     def __call__(self, **named: Any) -> Any:
@@ -104,6 +104,4 @@ def paced(step: Any, device: Any) -> Any:
     threads = torch.get_num_threads()
     if device.type != "cpu" or threads == 1:
         return step
-    pace = Pace(step, (threads, 1), torch.set_num_threads)
-    pace.device = device
-    return pace
+    return Pace(step, (threads, 1), torch.set_num_threads, device=device)

@@ -78,6 +78,11 @@ class Texts:
     rows: tuple[int, ...]
     remarks: tuple[str, ...] = ()
 
+    @classmethod
+    def of_lines(cls, content: str, remarks: tuple[str, ...] = ()) -> Texts:
+        lines = content.splitlines()
+        return cls(tuple(lines), tuple(range(1, len(lines) + 1)), remarks)
+
 
 @dataclass(frozen=True)
 class Preview:
@@ -120,8 +125,7 @@ def read(path: Path, asked: Asked = AS_IT_LOOKS) -> Texts:
     """
     content, remarks = _content(path)
     if path.suffix.lower() != ".csv" and not asked.delimiter:
-        lines = content.splitlines()
-        return Texts(tuple(lines), tuple(range(1, len(lines) + 1)), remarks)
+        return Texts.of_lines(content, remarks)
     found = Found()
     reading, first_row, lines = _looked_at(content, asked)
     texts, numbers = [], []

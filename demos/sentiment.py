@@ -107,8 +107,7 @@ def validate(
     if file:
         found = tables.read(Path(file), reading)
     else:
-        lines = given.text(text, tables.LARGEST).splitlines()
-        found = tables.Texts(tuple(lines), tuple(range(1, len(lines) + 1)))
+        found = tables.Texts.of_lines(given.text(text, tables.LARGEST))
     kept = [(one.strip(), row) for one, row in zip(found.texts, found.rows, strict=True) if one.strip()]
     if not kept:
         raise InputError("There is no text yet. Type a sentence, or one sentence a line, and run again.")

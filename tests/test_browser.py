@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import gradio as gr
 import pytest
 from PIL import Image
-from playwright.sync_api import BrowserContext, Dialog, Locator, Page, expect, sync_playwright
+from playwright.sync_api import BrowserContext, ConsoleMessage, Dialog, Locator, Page, expect, sync_playwright
 
 import demos
 from components import sources
@@ -145,31 +145,48 @@ def context() -> Iterator[BrowserContext]:
         browser.close()
 
 
+def complaints_of(page: Page) -> list[str]:
+    """What a page complains of from now on: errors in its console, of its scripts, and dialogs.
+
+    A page that is left, for another address or for good, aborts what it still waits for, and Gradio's client
+    first says AbortError and then, of the same stream, that the connection errored out: no complaint.
+    """
+    complaints: list[str] = []
+    left = False
+
+    def told(message: ConsoleMessage) -> None:
+        nonlocal left
+        if message.type != "error":
+            return
+        aborted = left and message.text.startswith("Unexpected error Connection errored out")
+        left = aborted or "AbortError" in message.text
+        # Gradio's player says the last of a file that is no sound, which a test uploads on purpose.
+        if not (left or message.text.startswith("Waveform load error")):
+            complaints.append(f"console: {message.text}")
+
+    def asked_by_script(dialog: Dialog) -> None:
+        complaints.append(f"dialog: {dialog.message}")
+        dialog.dismiss()
+
+    page.on("console", told)
+    page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
+    page.on("dialog", asked_by_script)
+    return complaints
+
+
 @contextmanager
 def visit(context: BrowserContext, app: str, width: int = DESK, theme: str = "light") -> Iterator[Page]:
     """A page of the app. Afterwards it must not have complained or asked any other host for anything."""
     page = context.new_page()
-    complaints: list[str] = []
+    complaints = complaints_of(page)
 
     def asked(url: str) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("data", "blob") and parts.hostname != "127.0.0.1":
             complaints.append(f"asked {url}")
 
-    def told(kind: str, text: str) -> None:
-        # Gradio's player says so of a file that is no sound, which a test uploads on purpose.
-        if kind == "error" and not text.startswith("Waveform load error"):
-            complaints.append(f"console: {text}")
-
-    def asked_by_script(dialog: Dialog) -> None:
-        complaints.append(f"dialog: {dialog.message}")
-        dialog.dismiss()
-
     page.on("request", lambda request: asked(request.url))
     page.on("websocket", lambda websocket: asked(websocket.url))
-    page.on("console", lambda message: told(message.type, message.text))
-    page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
-    page.on("dialog", asked_by_script)
     page.set_viewport_size({"width": width, "height": 900})
     page.goto(f"{app}?__theme={theme}")
     page.locator("button.run:visible").wait_for()

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import httpx
 import pytest
-from playwright.sync_api import BrowserContext, ConsoleMessage, Dialog, Locator, Page, expect
+from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 import demos
 from components.links import LONGEST
@@ -20,6 +20,7 @@ from tests.test_browser import (
     DESK,
     EVIL,
     PHONE,
+    complaints_of,
     expect_answer,
     expect_done,
     expect_harmless,
@@ -81,21 +82,9 @@ FILLED: dict[str, dict[str, str | list[str]]] = {
 
 @contextmanager
 def arrive(context: BrowserContext, address: str, width: int = DESK) -> Iterator[Page]:
-    """A page opened at an address. It must not have complained; leaving it aborts what it still asked."""
+    """A page opened at an address. It must not have complained."""
     page = context.new_page()
-    complaints: list[str] = []
-
-    def told(message: ConsoleMessage) -> None:
-        if message.type == "error" and "AbortError" not in message.text:
-            complaints.append(message.text)
-
-    def asked_by_script(dialog: Dialog) -> None:
-        complaints.append(f"dialog: {dialog.message}")
-        dialog.dismiss()
-
-    page.on("console", told)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("dialog", asked_by_script)
+    complaints = complaints_of(page)
     page.set_viewport_size({"width": width, "height": 900})
     page.goto(address)
     yield page

@@ -22,7 +22,7 @@ from demos import tokenizers as tab
 from tests import tiny
 from tests.hub_server import HubServer
 from tests.serving import served
-from tests.test_browser import BROWSER_OPTIONS, CONTRASTS, TIMEOUT, field
+from tests.test_browser import BROWSER_OPTIONS, CONTRASTS, TIMEOUT, complaints_of, field
 from tests.test_hub_app import tell
 
 EVIL = "<img src=x onerror=alert(1)>"
@@ -488,9 +488,7 @@ def page(request, browser, address) -> Iterator[Any]:
     theme, width = request.param
     page = browser.new_page(viewport={"width": width, "height": 900})
     page.set_default_timeout(TIMEOUT)
-    complaints: list[str] = []
-    page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
+    complaints = complaints_of(page)
     page.goto(f"{address}?__theme={theme}")
     page.locator(".answer").first.wait_for()
     yield page

@@ -8,17 +8,16 @@ here is only that. The layers, the weights and the cache are the model's.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from components.joined import KINDS, whole_of
 
 if TYPE_CHECKING:
     import torch
 
 log = logging.getLogger("tour")
 
-KINDS = (
-    "LlamaForCausalLM",
-    "Qwen2ForCausalLM",
-)  # the same layers under the same names, the latter with biases
 TOLERANCE = 1e-4  # of the largest logit, by which a step may differ from the model's own: rounding
 ROUGH = 0.05  # likewise, where quantized layers round what they take and give to bfloat16
 
@@ -94,13 +93,10 @@ class LeanStep:
         self._layers = [
             (
                 _norm(layer.input_layernorm),
-                layer.self_attn.q_proj,
-                layer.self_attn.k_proj,
-                layer.self_attn.v_proj,
+                _together(layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj),
                 layer.self_attn.o_proj,
                 _norm(layer.post_attention_layernorm),
-                layer.mlp.gate_proj,
-                layer.mlp.up_proj,
+                _together(layer.mlp.gate_proj, layer.mlp.up_proj),
                 layer.mlp.act_fn,
                 layer.mlp.down_proj,
             )
@@ -141,24 +137,31 @@ class LeanStep:
         if attention_mask is not None:
             mask = torch.zeros(attention_mask.shape, dtype=x.dtype)
             mask = mask.masked_fill_(attention_mask == 0, -torch.inf)[:, None, None]
-        for i, (before, q_proj, k_proj, v_proj, o_proj, between, gate, up, act, down) in enumerate(
-            self._layers
+        turning = self._heads + self._groups  # heads of queries and keys
+        for (before, to_heads, o_proj, between, gate_up, act, down), kept in zip(
+            self._layers, past_key_values.layers, strict=True
         ):
-            y = rms_norm(x, *before)
-            turned = torch.cat((q_proj(y), k_proj(y)), -1).view(len(x), -1, size)
+            heads = to_heads(rms_norm(x, *before)).view(len(x), -1, size)
+            turned = heads[:, :turning]
             turned = torch.addcmul(turned * cos, turned.roll(size // 2, -1), sin)
             queries = turned[:, : self._heads].view(len(x), self._groups, -1, size)
-            keys, values = past_key_values.update(
-                turned[:, self._heads :, None], v_proj(y).view(len(x), self._groups, 1, size), i
-            )
+            keys, values = kept.update(turned[:, self._heads :, None], heads[:, turning:, None])
             # The heads that share keys are as so many tokens at one place, so no key is repeated.
             y = scaled_dot_product_attention(queries, keys, values, mask, scale=self._scaling)
             x = x + o_proj(y.reshape(len(x), -1))
-            y = rms_norm(x, *between)
-            x += down(act(gate(y)).mul_(up(y)))
+            gate, up = gate_up(rms_norm(x, *between)).chunk(2, -1)
+            x += down(act(gate).mul_(up))
         return Logits(self._head(rms_norm(x, *self._norm)[:, None]))
 
 
 def _norm(layer: Any) -> tuple[list[int], torch.Tensor, float]:
     """What `rms_norm` takes beside its input."""
     return [layer.weight.shape[0]], layer.weight, layer.variance_epsilon
+
+
+def _together(*layers: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What gives the outputs of all of them, one behind the other, in one product where there is one."""
+    import torch
+
+    whole = whole_of(layers)
+    return whole if whole is not None else lambda x: torch.cat([layer(x) for layer in layers], -1)

@@ -15,6 +15,7 @@ from components.checkpoints import Checkpoint, check_here
 from components.device import best_dtype, free_memory, spare_memory
 from components.errors import CheckpointError, ModelLoadError
 from components.finite import Watch
+from components.joined import join
 from components.matrices import Ways, quicken
 from components.memory import is_out
 from components.models import Loaded, Place
@@ -176,6 +177,8 @@ def read(
         processor.pad_token = processor.eos_token
         model.config.pad_token_id = processor.pad_token_id
     model.eval()
+    if ways is not None and recipe.task in DECODERS:
+        join(model)
     wanted = quantize != "none" and recipe.task in DECODERS
     quantized = quantize if wanted and quantize_decoder(model, quantize) else "none"
     if ways is not None and recipe.task in DECODERS:

@@ -106,7 +106,7 @@ def create_manager(
     from components.progress import Report
 
     device, failed = device or best_device, failures or sources.Failures()
-    ways = Ways(settings.cache / "products.json")
+    ways = Ways(settings.cache / "linear.json")
 
     def at(*which: Any, **how: Any) -> Place:
         there = place(*which, **how)

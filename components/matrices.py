@@ -32,8 +32,11 @@ log = logging.getLogger("tour")
 ROWS = (1, 2, 4, 8)  # measured; what lies between goes as the next larger, and more rows as PyTorch does it
 SMALL = 1 << 16  # layers of fewer weights are left alone: calling them costs more than computing them
 SAMPLE = 1 << 21  # weights of a larger layer that are measured
-ROUNDS = 7  # of each way, in turns; the shortest counts, so that a busy machine does not decide
-LIMIT = 0.02  # seconds after which no further round begins
+ROUNDS = 15  # of each way at most, in turns; the shortest counts, so that a busy machine does not decide
+LIMIT = 0.03  # seconds after which no further round begins
+AGREE = 3  # so many of the shortest must be alike, else something else was going on
+STEADY = 1.2  # times the shortest, up to which they are
+AGAIN = 60.0  # seconds after which what was measured meanwhile is measured once more
 # Rounding to half precision may change a weight by this share of the layer's largest: no more than the
 # sums in float32 differ by. Weights stored in half precision, and in bfloat16, are within it.
 EXACT = 1e-6
@@ -52,27 +55,47 @@ class Way(NamedTuple):
     turned: tuple[int, ...]
 
 
-PLAIN = Way(False, ())
+class Measured(NamedTuple):
+    """steady: whether repetitions agreed, as they do not on a busy machine."""
+
+    way: Way
+    steady: bool
 
 
 class Ways:
-    """What was measured on this machine, kept in a file. path: None keeps it in memory only."""
+    """What was measured on this machine, kept in a file. path: None keeps it in memory only.
+
+    What was not steady is used, but not kept: a later load or start measures again.
+    measure: of a weight; clock: seconds.
+    """
 
     def __init__(
-        self, path: Path | None = None, measure: Callable[[torch.Tensor], Way] | None = None
+        self,
+        path: Path | None = None,
+        measure: Callable[[torch.Tensor], Measured] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._path, self._measure = path, measure or measured
+        self._path, self._measure, self._clock = path, measure or measured, clock
         self._known: dict[str, Way] | None = None
+        self._doubtful: dict[str, tuple[Way, float]] = {}  # and when it was measured
 
     def of(self, weight: torch.Tensor) -> Way:
-        """The fastest way for a weight `[outputs, inputs]`, measured if it has not been."""
+        """The fastest way for a weight `[outputs, inputs]`, measured if it has not been for good."""
         if self._known is None:
             self._known = self._read().get(here(), {})
         shape = "x".join(map(str, weight.shape))
-        if shape not in self._known:
-            self._known[shape] = self._measure(weight)
+        if shape in self._known:
+            return self._known[shape]
+        if shape in self._doubtful and self._clock() < self._doubtful[shape][1] + AGAIN:
+            return self._doubtful[shape][0]
+        way, steady = self._measure(weight)
+        if steady:
+            self._known[shape] = way
             self._write()
-        return self._known[shape]
+        else:
+            log.info("the machine was busy while products of %s were measured", shape)
+            self._doubtful[shape] = way, self._clock()
+        return way
 
     def _read(self) -> dict[str, dict[str, Way]]:
         """Machine -> shape -> way. What cannot be read is measured again."""
@@ -144,13 +167,15 @@ def processor() -> str:
     return " ".join(told[key] for key in wanted if key in told) or platform.machine()
 
 
-def measured(weight: torch.Tensor) -> Way:
+def measured(weight: torch.Tensor) -> Measured:
     """The fastest way for few rows of a layer's inputs on this machine; takes milliseconds."""
     import torch
 
     weight = weight.detach()[: max(1, SAMPLE // weight.shape[1])]
     half = packed(weight, None) if has_half() else None
-    turned, single, halved = [], 0.0, 0.0
+    turned, single, halved, steady = [], 0.0, 0.0, True
+    # Alone, a thread need not count the time that others have its core; several wait for each other.
+    clock = time.thread_time if torch.get_num_threads() == 1 and _fine() else time.perf_counter
     with torch.inference_mode():
         for rows in ROWS:
             x = torch.ones(rows, weight.shape[1])
@@ -159,26 +184,34 @@ def measured(weight: torch.Tensor) -> Way:
                 lambda x=x: _turned(x, weight),
                 *([lambda x=x: torch.ops.quantized.linear_dynamic_fp16(x, half)] if half is not None else []),
             ]
-            seconds = _shortest(ways)
+            seconds, alike = _shortest(ways, clock)
+            steady = steady and alike
             if seconds[1] < seconds[0]:
                 turned.append(rows)
             single += min(seconds[:2])
             halved += seconds[-1]
-    return Way(half is not None and halved < single, tuple(turned))
+    return Measured(Way(half is not None and halved < single, tuple(turned)), steady)
 
 
-def _shortest(ways: list[Any]) -> list[float]:
-    """Seconds that each takes at best."""
-    best = [float("inf")] * len(ways)
-    end = time.perf_counter() + LIMIT
+def _fine() -> bool:
+    """Whether the time of a thread is told in steps that are shorter than a product; not on Windows."""
+    return time.get_clock_info("thread_time").resolution < 1e-6
+
+
+def _shortest(ways: list[Any], clock: Callable[[], float]) -> tuple[list[float], bool]:
+    """Seconds that each takes at best, and whether the best ones of each are alike."""
+    taken: list[list[float]] = [[] for _ in ways]
+    end, steady = time.perf_counter() + LIMIT, False
     for done in range(ROUNDS):
-        if done > 1 and time.perf_counter() > end:
+        if steady or (done >= AGREE and time.perf_counter() > end):
             break
-        for i, way in enumerate(ways):
-            started = time.perf_counter()
+        for way, seconds in zip(ways, taken, strict=True):
+            started = clock()
             way()
-            best[i] = min(best[i], time.perf_counter() - started)
-    return best
+            seconds.append(clock() - started)
+            seconds.sort()
+        steady = done + 1 >= AGREE and all(seconds[AGREE - 1] <= STEADY * seconds[0] for seconds in taken)
+    return [seconds[0] for seconds in taken], steady
 
 
 def quicken(model: Any, ways: Ways) -> int:

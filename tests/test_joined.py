@@ -12,7 +12,7 @@ from components import matrices
 from components.eager import eager
 from components.joined import TOGETHER, join, whole_of
 from components.lean import LeanStep, lean
-from components.matrices import Way, Ways, packed_numbers, quicken
+from components.matrices import Measured, Way, Ways, packed_numbers, quicken
 from components.quantization import bytes_of, quantize_decoder
 from tests.test_lean import model_of
 
@@ -84,7 +84,7 @@ def test_half_precision_gives_the_same_bits_joined(monkeypatch):
     with torch.no_grad():
         for weight in model.parameters():
             weight.copy_(weight.half())
-    other, ways = copy.deepcopy(model), Ways(None, lambda weight: Way(True, ()))
+    other, ways = copy.deepcopy(model), Ways(None, lambda weight: Measured(Way(True, ()), True))
     join(other)
     assert quicken(model, ways) == 7 * 2 + 1 and quicken(other, ways) == 4 * 2 + 1
     assert packed_numbers(model) == packed_numbers(other)

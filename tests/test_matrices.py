@@ -8,9 +8,9 @@ import json
 import pytest
 
 from components import matrices
-from components.matrices import ROWS, Way, Ways, quicken
+from components.matrices import AGAIN, ROUNDS, ROWS, Measured, Way, Ways, quicken
 
-HALF, TURNED = Way(True, ()), Way(False, ROWS)
+HALF, TURNED, PLAIN = Way(True, ()), Way(False, ROWS), Way(False, ())
 needs_half = pytest.mark.skipif("not matrices.has_half()", reason="PyTorch has no FBGEMM here")
 
 
@@ -22,7 +22,7 @@ def small(monkeypatch):
 
 def ways(way: Way, path=None) -> Ways:
     """As if that had been measured for every shape."""
-    return Ways(path, lambda weight: way)
+    return Ways(path, lambda weight: Measured(way, True))
 
 
 def halved(model):
@@ -103,7 +103,9 @@ def test_small_layers_are_neither_measured_nor_changed(monkeypatch):
     monkeypatch.setattr(matrices, "SMALL", 10)
     model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 4))
     asked = []
-    assert quicken(model, Ways(None, lambda weight: asked.append(weight.shape) or TURNED)) == 1
+    assert (
+        quicken(model, Ways(None, lambda weight: asked.append(weight.shape) or Measured(TURNED, True))) == 1
+    )
     assert asked == [(4, 3)]
 
 
@@ -176,7 +178,7 @@ def test_a_way_is_measured_for_each_shape_and_kept(tmp_path):
 
     def measure(weight):
         asked.append(tuple(weight.shape))
-        return Way(True, (1, 4))
+        return Measured(Way(True, (1, 4)), True)
 
     first = Ways(path, measure)
     for shape in ((2, 3), (3, 2), (2, 3)):
@@ -222,16 +224,92 @@ def test_where_nothing_can_be_written_it_is_measured_each_time(tmp_path):
     assert known.of(torch.zeros(2, 3)) == TURNED
 
 
+class Clock:
+    """Seconds that stand still but for what is said to take some."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def taking(self, seconds):
+        """What takes so long each time it is called, one after another."""
+        left = iter(seconds)
+
+        def way() -> None:
+            self.now += next(left)
+
+        return way
+
+
+def test_what_was_measured_on_a_busy_machine_is_measured_again_and_not_kept(tmp_path):
+    import torch
+
+    path, clock, answers = tmp_path / "products.json", Clock(), []
+    weight, known = torch.zeros(2, 3), Ways(path, lambda weight: answers.pop(0), clock)
+    answers += [Measured(HALF, False), Measured(TURNED, False), Measured(Way(True, (4,)), True)]
+    assert [known.of(weight) for _ in range(30)] == [HALF] * 30, "all layers of a model go alike"
+    assert len(answers) == 2
+    clock.now += AGAIN
+    assert known.of(weight) == TURNED
+    clock.now += AGAIN / 2
+    assert known.of(weight) == TURNED and not path.exists()
+    clock.now += AGAIN / 2
+    assert known.of(weight) == Way(True, (4,))
+    clock.now += 10 * AGAIN
+    assert known.of(weight) == Way(True, (4,)) and not answers
+    assert ways(PLAIN, path).of(weight) == Way(True, (4,)), "kept"
+
+
+def test_what_is_doubtful_stays_out_of_the_file_beside_what_is_kept(tmp_path):
+    import torch
+
+    path = tmp_path / "products.json"
+    known = Ways(path, lambda weight: Measured(TURNED, weight.shape[0] > 2))
+    assert [known.of(torch.zeros(rows, 3)) for rows in (2, 5)] == [TURNED, TURNED]
+    assert list(json.loads(path.read_text())[matrices.here()]) == ["5x3"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "best", "steady"),
+    [
+        ([3.0] * ROUNDS, [2.0] * ROUNDS, [3.0, 2.0], True),
+        # A disturbance now and then is no matter, nor is a slow beginning.
+        ([9.0, 3.0, 3.1, 9.0, 3.2] + [9.0] * ROUNDS, [2.0, 7.0] * ROUNDS, [3.0, 2.0], True),
+        # One short time among long ones may be luck.
+        ([1.0, 3.0] + [5.0] * ROUNDS, [2.0] * ROUNDS, [1.0, 2.0], False),
+        ([3.0] * ROUNDS, [2.0 + 0.5 * i for i in range(ROUNDS)], [3.0, 2.0], False),
+    ],
+)
+def test_what_took_as_long_several_times_is_steady(first, second, best, steady, monkeypatch):
+    monkeypatch.setattr(matrices, "LIMIT", float("inf"))
+    clock = Clock()
+    answer = matrices._shortest([clock.taking(first), clock.taking(second)], clock)
+    assert answer == (pytest.approx(best), steady)
+
+
+def test_measuring_ends_on_a_machine_that_stays_busy(monkeypatch):
+    monkeypatch.setattr(matrices, "LIMIT", -1.0)
+    clock, calls = Clock(), []
+    way = clock.taking([2.0**i for i in range(ROUNDS)])
+    best, steady = matrices._shortest([lambda: calls.append(way())], clock)
+    assert (best, steady, len(calls)) == ([1.0], False, matrices.AGREE)
+
+
 def test_the_faster_way_is_found(monkeypatch):
     import torch
 
     monkeypatch.setattr(matrices, "has_half", lambda: False)
-    monkeypatch.setattr(
-        matrices, "_shortest", lambda ways: [2.0, 1.0] if ways[0]().shape[0] < 4 else [1.0, 2.0]
-    )
-    assert matrices.measured(torch.zeros(3, 2)) == Way(False, (1, 2))
+
+    def seconds(ways, clock):
+        few = ways[0]().shape[0] < 4
+        return ([2.0, 1.0] if few else [1.0, 2.0]), few
+
+    monkeypatch.setattr(matrices, "_shortest", seconds)
+    assert matrices.measured(torch.zeros(3, 2)) == Measured(Way(False, (1, 2)), False)
     monkeypatch.undo()
-    real = matrices.measured(torch.zeros(300, 200))
+    real, _ = matrices.measured(torch.zeros(300, 200))
     assert set(real.turned) <= set(ROWS) and real.half in (True, False)
 
 
@@ -240,8 +318,9 @@ def test_the_faster_way_is_found(monkeypatch):
 def test_half_precision_must_be_faster_than_the_better_of_the_others(monkeypatch, seconds, half):
     import torch
 
-    monkeypatch.setattr(matrices, "_shortest", lambda ways: seconds)
-    assert matrices.measured(torch.zeros(3, 2)).half is half
+    monkeypatch.setattr(matrices, "_shortest", lambda ways, clock: (seconds, True))
+    way, steady = matrices.measured(torch.zeros(3, 2))
+    assert way.half is half and steady
 
 
 def test_the_machine_is_named_with_what_its_speed_depends_on(monkeypatch):

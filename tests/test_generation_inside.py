@@ -19,6 +19,7 @@ import pytest
 from components import ui
 from components.decoding import end_tokens
 from components.errors import InputError
+from components.joined import join
 from components.models import Loaded, ModelManager
 from components.settings import parse
 from demos import generation
@@ -457,7 +458,10 @@ def direct_attention(loaded: Any, ids: list[int]) -> np.ndarray:
 
     config = copy.deepcopy(loaded.model.config)
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
-    model.to(loaded.dtype).load_state_dict(loaded.model.state_dict())
+    weights = loaded.model.state_dict()
+    if weights.keys() != model.state_dict().keys():
+        join(model)
+    model.to(loaded.dtype).load_state_dict(weights)
     with torch.inference_mode():
         output = model(input_ids=torch.tensor([ids]), output_attentions=True)
     return torch.cat(output.attentions).numpy()

@@ -5,13 +5,15 @@ from __future__ import annotations
 import base64
 import io
 import math
+import shutil
 import warnings
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageFile, UnidentifiedImageError
 
 from components.errors import CheckpointError, InputError
 
@@ -19,10 +21,18 @@ from components.errors import CheckpointError, InputError
 PILLOW_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
 FORMATS = "PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF"
 SAID = "said"  # what is to be said of how a picture was read, among its `info`
+READ = "read"  # how it was read, a `Read`, likewise
 TOPS = (1, 255, 1023, 4095, 16383, 65535)  # the highest shade of pictures of so many bits, and of fractions
 BITS_PER_SAMPLE, LOWEST, HIGHEST = 258, 340, 341  # tags of TIFF 6.0
+WHITE_ON_TRANSPARENT = "It is white on transparent, so the model saw it on black."
+ALL_TRANSPARENT = "All of it is transparent, so the model saw nothing but white."
 BRIGHT = 240  # from here on a shade is lost on white
 STRIP = 1 << 20  # pixels that are converted at a time
+PLAIN = 4  # shades of 255 by which a picture of one colour may vary
+MOST_FRAMES = 100  # among which the first that is not of one colour is looked for
+MOST_FRAME_PIXELS = 100_000_000  # of these frames together
+LEAST_ROWS = 0.25  # of a damaged picture, for what is there to be taken
+START_OF_SCAN, END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"  # markers of JPEG
 # What undoes each orientation of EXIF.
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -42,11 +52,34 @@ MOST_MADE = 4_000_000  # pixels of the sizes that a checkpoint's processor names
 MOST_TAKEN = 16_000_000  # pixels that a processor gets; of more it would make several large copies
 
 
-def read_picture(path: str | Path | None, most_megapixels: float = 50) -> Image.Image:
-    """The first frame of an image file, turned as its EXIF data says, transparency on white, in RGB.
+Upright = tuple[Image.Image, Image.Transpose | None]  # a picture in RGB, and how it is to be turned
 
-    Raises InputError if there is none, if it is damaged or not an image, or if it is too large; the
-    size is read before the pixels are.
+
+@dataclass(frozen=True)
+class Read:
+    """How a file became an upright picture in RGB, for a program that is to do the same.
+
+    frame: which of several, from 0 on; damage: "rows" if the end of the file is missing, "detail" if some of
+    that is; part: left, top, right and bottom of the rows that are there, in the upright picture, None for
+    all; profile: whether a colour profile was applied; shades: which are black and white, None where they
+    are bytes; ground: below what is transparent.
+    """
+
+    frame: int = 0
+    damage: str = ""
+    part: tuple[int, int, int, int] | None = None
+    profile: bool = False
+    shades: tuple[float, float] | None = None
+    ground: str = "white"
+
+
+def read_picture(path: str | Path | None, most_megapixels: float = 50) -> Image.Image:
+    """An image file, turned as its EXIF data says, transparency on white, in RGB: the first frame that is not
+    of one colour, and of a damaged file the rows that are there.
+
+    Its info tells what is to be said of that (SAID, sentences), and how it was read (READ, a `Read`). Raises
+    InputError if there is none, if too little of it can be read or it is not an image, or if it is too
+    large; the size is read before the pixels are.
     """
     if not path:
         raise InputError("There is no picture yet. Upload one, paste one, or click an example.")
@@ -69,29 +102,195 @@ def read_picture(path: str | Path | None, most_megapixels: float = 50) -> Image.
         raise
     except Exception as error:  # what a damaged header makes of Pillow's readers can be anything
         raise InputError(
-            "The picture is damaged: part of the file is missing. Choose another one."
+            "The picture is damaged: most of the file is missing or cannot be read. Choose another one."
         ) from error
 
 
-def _upright(path: str | Path, most_megapixels: float) -> tuple[Image.Image, Image.Transpose | None]:
-    """The first frame in RGB, and how it is to be turned: once its source is out of memory."""
+def _upright(path: str | Path, most_megapixels: float) -> Upright:
+    """What is seen of a file in RGB, and how it is to be turned: once its source is out of memory."""
     with warnings.catch_warnings():
         # Our own limit stands below.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with Image.open(path, formats=PILLOW_FORMATS) as image:
-            width, height = image.size
-            if width * height > most_megapixels * 1e6:
-                raise InputError(_too_large(f"{width * height / 1e6:.1f} megapixels", most_megapixels))
-            image.seek(0)
+            _check_size(image, most_megapixels)
+            try:
+                image.load()
+            except Image.DecompressionBombError:
+                raise
+            except Exception as error:  # see `read_picture`
+                damage = error
+            else:
+                return _first_that_shows_something(image, most_megapixels)
+        del image
+        return _what_is_there(path, damage)
+
+
+def _check_size(image: Image.Image, most_megapixels: float) -> None:
+    width, height = image.size
+    if width * height > most_megapixels * 1e6:
+        raise InputError(_too_large(f"{width * height / 1e6:.1f} megapixels", most_megapixels))
+
+
+def _first_that_shows_something(image: Image.Image, most_megapixels: float) -> Upright:
+    """The first frame, or if that is of one colour the first that is not, as `_flat` has it."""
+    first, turn = _flat(image, Read())
+    if not _is_plain(first) or not _goes_on(image, 1, most_megapixels):
+        return first, turn
+    del first  # of large frames there is room for one
+    name = "page" if image.format == "TIFF" else "frame"
+    looked = 1
+    while looked < MOST_FRAMES and _goes_on(image, looked, most_megapixels):
+        found = _unless_plain(image, looked)
+        looked += 1
+        if found:
+            before = f"first {name} is" if looked == 2 else f"first {looked - 1} {name}s are each"
+            return _with_remark(found, f"Its {before} of one colour: the model saw {name} {looked}.")
+    image.seek(0)
+    said = f"Its first {looked} {name}s are each of one colour: the model saw the first."
+    return _with_remark(_flat(image, Read()), said if looked > 1 else "")
+
+
+def _goes_on(image: Image.Image, frame: int, most_megapixels: float) -> bool:
+    """Whether the file's reader could go to that frame, within what is looked through."""
+    try:
+        image.seek(frame)
+        _check_size(image, most_megapixels)
+        if (frame + 1) * image.width * image.height > MOST_FRAME_PIXELS:
+            return False
+        image.load()
+    except Exception:  # it was the last one, or the next is damaged: see `read_picture`
+        return False
+    return True
+
+
+def _unless_plain(image: Image.Image, frame: int) -> Upright | None:
+    found = _flat(image, Read(frame))
+    return None if _is_plain(found[0]) else found
+
+
+def _with_remark(found: Upright, said: str) -> Upright:
+    info = found[0].info
+    info[SAID] = (*filter(None, [said]), *info[SAID])
+    return found
+
+
+def _is_plain(picture: Image.Image) -> bool:
+    """Whether a picture in RGB is of one colour, but for what lossy compression makes of that."""
+    return bool(np.ptp(picture.getextrema(), axis=1).max() <= PLAIN)
+
+
+def _flat(image: Image.Image, read: Read) -> Upright:
+    """The frame at which the file's reader is in RGB, and how it is to be turned."""
+    image.load()
+    turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    coloured, profile, said = _in_srgb(image)
+    picture = to_rgb(coloured)
+    how = picture.info.get(READ, read)
+    # The pixels alone: the reader of a WebP file keeps three copies more for as long as it is there.
+    alone = picture._new(picture.im)
+    alone.info = {
+        SAID: said + picture.info.get(SAID, ()),
+        READ: replace(read, profile=profile, shades=how.shades, ground=how.ground),
+    }
+    return alone, turn
+
+
+def _what_is_there(path: str | Path, damage: Exception) -> Upright:
+    """What can be seen of a file that Pillow could not read to its end; raises `damage` if that is little.
+
+    It is read into two pictures, a black and a white one: where they differ nothing was read. Pillow's own
+    switch, LOAD_TRUNCATED_IMAGES, holds for all threads at once, and does not tell what is missing.
+    """
+    image, other = _begun(path, 0), _begun(path, 255)
+    if image is None or other is None:
+        raise damage
+    top, bottom = _alike(image, other)
+    del other
+    width, height = image.size
+    if bottom - top < LEAST_ROWS * height:
+        return _coarse(path, damage)
+    if bottom - top == height:
+        said = "The end of the file is missing or damaged, but all rows of the picture are there."
+        return _with_remark(_flat(image, Read(damage="rows")), said)
+    which = "upper" if top == 0 else "lower" if bottom == height else "middle"
+    share = f"{bottom - top:,} of {height:,} rows ({1 - (bottom - top) / height:.1%} are missing)"
+    said = f"Part of the file is missing or damaged: the model saw the {which} {share}."
+    turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    part = _turned((0, top, width, bottom), (width, height), turn)
+    _set(image, image.im.crop((0, top, width, bottom)))
+    return _with_remark(_flat(image, Read(damage="rows", part=part)), said)
+
+
+def _begun(path: str | Path, shade: int) -> ImageFile.ImageFile | None:
+    """The file's reader with what it has put into a picture of that shade before it failed.
+
+    None if it has put it elsewhere, as for a GIF with transparency.
+    """
+    # Of a path Pillow would map a part into memory, and a map that is too short is none.
+    with open(path, "rb") as file, Image.open(file, formats=PILLOW_FORMATS) as image:
+        bands = len(image.getbands())
+        size = getattr(image, "_tile_size", image.size)  # that of a TIFF file is the upright one
+        ground = Image.new(image.mode, size, shade if bands == 1 else (shade,) * bands).im
+        image.im = ground
+        with suppress(Exception):  # see `read_picture`
             image.load()
-            turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-            coloured, said = _in_srgb(image)
-            picture = to_rgb(coloured)
-            said += picture.info.get(SAID, ())
-            # The pixels alone: the reader of a WebP file keeps three copies more for as long as it is there.
-            alone = picture._new(picture.im)
-            alone.info = {SAID: said}
-            return alone, turn
+        if image.im is not ground:
+            return None
+        _set(image, ground)
+        image.getexif()  # while the file is open; it is kept
+        return image
+
+
+def _set(image: ImageFile.ImageFile, pixels: Image.core.ImagingCore) -> None:
+    """Give a file's reader its pixels, so that it reads no more."""
+    image.im, image._size = pixels, pixels.size
+    image.tile = []
+
+
+def _alike(one: Image.Image, other: Image.Image) -> tuple[int, int]:
+    """The first and the last but one row of the longest run of rows that two pictures of a size share."""
+    width, height = one.size
+    rows = max(1, STRIP // max(1, width))
+    boxes = [(0, top, width, min(top + rows, height)) for top in range(0, height, rows)]
+    each = (np.asarray(one.crop(box)) == np.asarray(other.crop(box)) for box in boxes)
+    same = np.concatenate([strip.reshape(len(strip), -1).all(1) for strip in each])
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], same, [False]]).astype(np.int8)))
+    runs = list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
+    return max(runs, key=lambda run: run[1] - run[0], default=(0, 0))
+
+
+def _turned(
+    box: tuple[int, int, int, int], size: tuple[int, int], turn: Image.Transpose | None
+) -> tuple[int, int, int, int]:
+    """Where rows from left to right are in a picture of that size once it is turned."""
+    (left, top, right, bottom), height = box, size[1]
+    if turn in (Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM):
+        return left, height - bottom, right, height - top
+    if turn in (Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_90):
+        return top, left, bottom, right
+    if turn in (Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE):
+        return height - bottom, left, height - top, right
+    return box
+
+
+def _coarse(path: str | Path, damage: Exception) -> Upright:
+    """A progressive JPEG without its later scans: the first has all of the picture, but not its detail.
+
+    Raises `damage` for anything else.
+    """
+    with Image.open(path, formats=PILLOW_FORMATS) as image:
+        if image.format != "JPEG" or "progressive" not in image.info or not image.fp:
+            raise damage
+        start = image.fp.tell()  # behind the marker of the first scan
+    file = io.BytesIO()
+    with open(path, "rb") as source:
+        shutil.copyfileobj(source, file)
+    file.write(END_OF_IMAGE)
+    if file.getvalue().find(START_OF_SCAN, start) < 0:
+        raise damage
+    with Image.open(file, formats=PILLOW_FORMATS) as image:
+        said = "Part of the file is missing: the model saw all of the picture, but not its finest detail."
+        return _with_remark(_flat(image, Read(damage="detail")), said)
 
 
 def _is_file(path: object) -> bool:
@@ -102,21 +301,23 @@ def _is_file(path: object) -> bool:
         return False
 
 
-def _in_srgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
-    """A picture whose file has a colour profile in the colours of sRGB, which models have seen."""
+def _in_srgb(image: Image.Image) -> tuple[Image.Image, bool, tuple[str, ...]]:
+    """A picture whose file has a colour profile in the colours of sRGB, which models have seen; whether
+    that was applied, and what is to be said of it."""
     profile = image.info.get("icc_profile")
     if not profile or image.mode not in ("RGB", "CMYK", "L"):
-        return image, ()
+        return image, False, ()
     try:
         own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         srgb = ImageCms.createProfile("sRGB")
-        if image.mode == "RGB":
+        # Of an animation the next frame may be put onto this one.
+        if image.mode == "RGB" and not getattr(image, "is_animated", False):
             ImageCms.profileToProfile(image, own, srgb, inPlace=True)
-            return image, ()
+            return image, True, ()
         made = ImageCms.profileToProfile(image, own, srgb, outputMode="RGB")
-        return made or image, ()
+        return made or image, True, ()
     except (ImageCms.PyCMSError, OSError, ValueError):
-        return image, ("Its colour profile could not be applied; colours may be off.",)
+        return image, False, ("Its colour profile could not be applied; colours may be off.",)
 
 
 def _range(image: Image.Image, least: float, most: float) -> tuple[float, float, str]:
@@ -161,19 +362,21 @@ def to_rgb(image: Image.Image) -> Image.Image:
     boxes = [(0, top, width, min(top + rows, height)) for top in range(0, height, rows)]
     strips = (image.crop(box) for box in boxes)
     said: tuple[str, ...] = ()
-    ground = "white"
+    ground, shades = "white", None
     if image.mode.startswith(("I", "F")):
         ends = [(float(values.min()), float(values.max())) for values in map(_values, map(image.crop, boxes))]
         low, high, words = _range(image, min(least for least, _ in ends), max(most for _, most in ends))
+        shades = low, high
         said = (words,) if words else ()
         strips = (_grey(image.crop(box), low, high) for box in boxes)
     elif _is_transparent(image) and all(_is_lost_on_white(image.crop(box)) for box in boxes):
-        ground = "black"
-        said = ("It is white on transparent, so the model saw it on black.",)
+        seen = any(image.crop(box).convert("RGBA").getchannel("A").getbbox() for box in boxes)
+        ground = "black" if seen else "white"
+        said = (WHITE_ON_TRANSPARENT if seen else ALL_TRANSPARENT,)
     made = Image.new("RGB", image.size)
     for box, strip in zip(boxes, strips, strict=True):
         made.paste(_on_ground(strip, ground), box)
-    made.info[SAID] = said
+    made.info = {SAID: said, READ: Read(shades=shades, ground=ground)}
     return made
 
 

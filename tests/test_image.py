@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from components.errors import Cancelled, InputError
+from components.pictures import read_picture
 from demos import image
 from tests import tiny
 
@@ -227,11 +228,24 @@ def test_an_empty_a_renamed_and_a_truncated_file(models, tmp_path):
     text.write_text("no picture")
     detailed = Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 90, 3), dtype=np.uint8))
     whole = Path(saved(detailed, tmp_path / "whole.jpg")).read_bytes()
-    cut.write_bytes(whole[: len(whole) // 2])
+    cut.write_bytes(whole[: len(whole) // 8])
     for path, told in ((empty, "empty"), (text, "not a picture"), (cut, "damaged")):
         with pytest.raises(InputError, match=told):
             image.run(str(path), 5, "auto", models)
     assert models.asked == []
+
+
+@pytest.mark.parametrize(("ending", "kept"), [("jpg", 0.6), ("jpg", 0.97), ("png", 0.8)])
+def test_of_a_truncated_picture_the_rows_that_are_there_are_named(models, tmp_path, ending, kept):
+    whole = Path(saved(noise(90, 80), tmp_path / f"whole.{ending}")).read_bytes()
+    path = tmp_path / f"cut.{ending}"
+    path.write_bytes(whole[: int(len(whole) * kept)])
+    result = image.run(str(path), 20, "auto", models)
+    part = read_picture(path)
+    assert 20 < part.height < 80
+    assert dict(result.scores) == near(direct(part))
+    assert f"The picture has 90 × {part.height} pixels." in result.status.remarks
+    assert any(f"{part.height} of 80 rows" in words for words in result.status.remarks)
 
 
 def test_a_png_named_jpg_is_read(models, tmp_path):

@@ -257,6 +257,69 @@ def test_the_first_frame_of_an_animation(tmp_path, ending):
     assert near(picture.getpixel((4, 4)), RED, 3)
 
 
+def moving(path: Path, *frames: Image.Image) -> Path:
+    options: dict[str, Any] = {"lossless": True} if path.suffix == ".webp" else {}
+    return saved(frames[0], path, save_all=True, append_images=frames[1:], **options)
+
+
+@pytest.mark.parametrize(
+    ("ending", "blank"),
+    [
+        *((ending, "black") for ending in ("gif", "webp", "png", "tiff", "avif")),
+        *((ending, "transparent") for ending in ("gif", "webp", "png")),
+    ],
+)
+@pytest.mark.parametrize("before", [1, 2])
+def test_a_blank_first_frame_is_passed_over(tmp_path, ending, blank, before):
+    mode = "RGBA" if blank == "transparent" else "RGB"
+    first = Image.new(mode, (40, 20), (0, 0, 0, 0) if blank == "transparent" else blank)
+    blanks = [first.copy() for _ in range(before)]
+    if before == 2:  # of another colour, or the writer makes one of both
+        blanks[1] = Image.new(mode, (40, 20), (90, 90, 90, 255)[: len(mode)])
+    path = moving(tmp_path / f"p.{ending}", *blanks, halves().convert(mode), Image.new(mode, (40, 20), RED))
+    picture = read_picture(path)
+    assert near(picture.getpixel((5, 5)), RED) and near(picture.getpixel((35, 5)), BLUE)
+    (said,) = picture.info["said"]
+    name = "page" if ending == "tiff" else "frame"
+    assert said.startswith(f"Its first {name} is" if before == 1 else f"Its first 2 {name}s are")
+    assert said.endswith(f"the model saw {name} {before + 1}.")
+    assert picture.info["read"].frame == before
+
+
+def test_an_animation_of_blank_frames_shows_the_first_and_says_so(tmp_path):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, BLUE, WHITE)]
+    picture = read_picture(moving(tmp_path / "p.gif", *frames))
+    assert picture.getpixel((4, 4)) == RED
+    assert picture.info["said"] == ("Its first 3 frames are each of one colour: the model saw the first.",)
+    assert read_picture(saved(frames[0], tmp_path / "still.png")).info["said"] == ()
+
+
+def test_frames_that_are_damaged_or_too_large_or_too_many_are_not_looked_at(tmp_path, monkeypatch):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 40, 3), dtype=np.uint8))
+    path = moving(tmp_path / "p.gif", Image.new("RGB", (40, 20)), noise)
+    assert read_picture(path).info["read"].frame == 1
+    assert read_picture(cut(path, 0.5)).info["read"].frame == 0
+    pages = moving(tmp_path / "p.tiff", Image.new("RGB", (40, 20)), noise.resize((400, 200)))
+    assert read_picture(pages).size == (400, 200)
+    assert read_picture(pages, 0.01).size == (40, 20)
+    monkeypatch.setattr(pictures, "MOST_FRAMES", 3)
+    many = [Image.new("RGB", (8, 8), (shade,) * 3) for shade in (0, 50, 100, 150)]
+    path = moving(tmp_path / "many.gif", *many, halves(8, 8))
+    assert "first 3 frames" in read_picture(path).info["said"][0]
+    monkeypatch.setattr(pictures, "MOST_FRAME_PIXELS", 150)
+    assert "first 2 frames" in read_picture(path).info["said"][0]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+@pytest.mark.parametrize("below", [0, 255])
+def test_what_is_transparent_throughout_is_said(tmp_path, mode, below):
+    image = Image.new("RGBA", (20, 20), (below, below, below, 0)).convert(mode)
+    picture = read_picture(saved(image, tmp_path / "p.png"))
+    assert picture.getpixel((3, 3)) == WHITE
+    (said,) = picture.info["said"]
+    assert "transparent" in said and "black" not in said
+
+
 @pytest.mark.parametrize("path", [None, ""])
 def test_no_picture(path):
     with pytest.raises(InputError, match=r"no picture yet.*Upload"):
@@ -280,15 +343,127 @@ def test_a_file_that_is_no_picture(tmp_path, content):
         read_picture(path)
 
 
-@pytest.mark.parametrize("ending", ["png", "jpg", "gif", "webp", "bmp", "tiff"])
-@pytest.mark.parametrize("kept", [0.5, 0.9])
-def test_a_truncated_file(tmp_path, ending, kept):
-    noise = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
-    path = saved(Image.fromarray(noise), tmp_path / f"p.{ending}")
+def drawn(width: int = 160, height: int = 120) -> Image.Image:
+    """Waves and edges, of which each part of a file holds about as many rows."""
+    y, x = np.mgrid[:height, :width]
+    noise = np.random.default_rng(4).integers(0, 40, (height, width, 3))
+    waves = np.stack([90 + 60 * np.sin(x / 9), 90 + 60 * np.cos(y / 7), (x * 3 + y * 5) % 200], -1)
+    return Image.fromarray((waves + noise).astype(np.uint8))
+
+
+def cut(path: Path, kept: float) -> Path:
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * kept)])
+    return path
+
+
+TRUNCATED: dict[str, dict[str, Any]] = {
+    "jpg": {"quality": 90},
+    "png": {},
+    "gif": {"interlace": False},
+    "bmp": {},
+    "tiff": {},
+}
+
+
+@pytest.mark.parametrize(
+    ("ending", "mode"),
+    [
+        *(("jpg", mode) for mode in ("RGB", "L", "CMYK")),
+        *(("png", mode) for mode in ("RGB", "L", "P", "I;16")),
+        *(("tiff", mode) for mode in ("RGB", "L", "P", "CMYK", "I;16")),
+        *((ending, mode) for ending in ("gif", "bmp") for mode in ("L", "P")),
+        ("bmp", "RGB"),
+    ],
+)
+@pytest.mark.parametrize("kept", [0.5, 0.97])
+def test_a_picture_that_lacks_rows_shows_the_others(tmp_path, ending, mode, kept):
+    image = drawn().convert("L") if mode == "I;16" else drawn().convert(mode)
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(image, dtype=np.uint16) * 256)
+    path = saved(image, tmp_path / f"p.{ending}", **TRUNCATED[ending])
+    whole = read_picture(path)
+    part = read_picture(cut(path, kept))
+    rows = part.height
+    assert part.width == whole.width and kept - 0.2 < rows / whole.height <= kept + 0.02
+    top = whole.height - rows if ending == "bmp" else 0
+    there = np.asarray(whole)[top : top + rows].astype(int)
+    assert mode == "I;16" or np.abs(np.asarray(part).astype(int) - there).max() <= 1
+    (said,) = (words for words in part.info["said"] if "missing" in words)
+    assert f"the {'lower' if top else 'upper'} {rows} of 120 rows" in said
+    assert f"{1 - rows / 120:.1%} are missing" in said
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "gif", "bmp", "tiff"])
+def test_a_file_without_its_last_bytes_is_shown(tmp_path, ending):
+    path = saved(drawn(), tmp_path / f"p.{ending}")
+    path.write_bytes(path.read_bytes()[:-2])
+    assert read_picture(path).height >= 120 - 16
+    assert not read_picture(saved(drawn(), path)).info["said"], "no remark on a whole one"
+
+
+@pytest.mark.parametrize("kept", [0.4, 0.7, 0.95])
+def test_a_progressive_jpeg_without_its_end_lacks_detail_only(tmp_path, kept):
+    path = saved(drawn(), tmp_path / "p.jpg", progressive=True, quality=90)
+    whole = np.asarray(read_picture(path)).astype(int)
+    part = read_picture(cut(path, kept))
+    assert np.abs(np.asarray(part) - whole).mean() < 30
+    assert any("not its finest detail" in words for words in part.info["said"])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("ending", ["jpg", "tiff"])
+def test_a_part_of_a_picture_is_turned_too(tmp_path, orientation, ending):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = saved(drawn(), tmp_path / f"p.{ending}", exif=exif)
+    whole = np.asarray(read_picture(path)).astype(int)
+    part = read_picture(cut(path, 0.7))
+    left, top, right, bottom = part.info["read"].part
+    assert (part.width, part.height) == (right - left, bottom - top) != whole.shape[1::-1]
+    assert np.abs(np.asarray(part) - whole[top:bottom, left:right]).max() <= 1
+
+
+def garbage(ending: str, kind: str) -> bytes:
+    """The beginning of a picture, and nothing that belongs to it behind."""
+    buffer = io.BytesIO()
+    drawn().save(
+        buffer, {"jpg": "JPEG"}.get(ending, ending), **({"progressive": True} if kind == "scan" else {})
+    )
+    whole = buffer.getvalue()
+    if kind == "header":
+        return whole[: {"jpg": 620, "png": 33}.get(ending, 60)]
+    return whole[: len(whole) // (20 if kind == "scan" else 8)]
+
+
+@pytest.mark.parametrize(
+    ("ending", "kind"),
+    [
+        *((ending, kind) for ending in ("jpg", "png", "gif", "bmp") for kind in ("header", "little")),
+        ("jpg", "scan"),
+    ],
+)
+def test_too_little_of_a_picture_is_refused(tmp_path, ending, kind):
+    path = tmp_path / f"p.{ending}"
+    path.write_bytes(garbage(ending, kind))
     with pytest.raises(InputError, match=r"damaged|not a picture"):
         read_picture(path)
+
+
+@pytest.mark.parametrize("ending", ["webp", "avif"])
+def test_what_pillow_cannot_read_in_part_is_refused(tmp_path, ending):
+    path = cut(saved(drawn(), tmp_path / f"p.{ending}"), 0.9)
+    with pytest.raises(InputError, match=r"damaged|not a picture"):
+        read_picture(path)
+
+
+def test_a_png_with_a_broken_middle_shows_what_is_before_it(tmp_path):
+    path = saved(drawn(), tmp_path / "p.png")
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2 : len(raw) // 2 + 40] = b"\xff" * 40
+    path.write_bytes(raw)
+    part = read_picture(path)
+    assert 40 < part.height < 70 and np.array_equal(np.asarray(part), np.asarray(drawn())[: part.height])
 
 
 def test_a_picture_cut_after_its_header_is_told_in_a_sentence(tmp_path):
@@ -480,9 +655,8 @@ def largest(folder: Path) -> list[Path]:
     """Large pictures of the modes and states that take most; of one colour, so a few kilobytes."""
     size, turned = (EDGE, EDGE), Image.Exif()
     turned[0x0112] = 6
-    paths = [
-        folder / name for name in ("60000x1.png", "LA.png", "I16.png", "F.tiff", "CMYK.jpg", "moving.webp")
-    ]
+    names = ("60000x1.png", "LA.png", "I16.png", "F.tiff", "CMYK.jpg", "moving.webp", "cut.jpg")
+    paths = [folder / name for name in names]
     Image.new("RGB", (60_000, 1)).save(paths[0])
     Image.new("LA", size).save(paths[1], compress_level=1)
     Image.new("I;16", size).save(paths[2], compress_level=1)
@@ -490,6 +664,8 @@ def largest(folder: Path) -> list[Path]:
     Image.new("CMYK", size).save(paths[4], progressive=True, exif=turned)
     frames = [Image.new("RGB", size, colour) for colour in (RED, BLUE)]
     frames[0].save(paths[5], save_all=True, append_images=frames[1:], method=0)
+    frames[0].save(paths[6])
+    cut(paths[6], 0.9)
     return paths
 
 
@@ -504,6 +680,6 @@ def test_no_picture_up_to_the_limits_takes_a_gigabyte(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     peaks = {Path(path).name: float(peak) for path, peak in map(str.split, done.stdout.splitlines())}
-    assert len(peaks) == 6
+    assert len(peaks) == 7
     to_the_limit = 50e6 / EDGE**2  # all copies are as large as the picture
     assert {name: peak for name, peak in peaks.items() if peak * to_the_limit > 900} == {}

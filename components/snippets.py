@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from components.audio import RATE
 from components.checkpoints import Bundled, Checkpoint, Hub
 from components.formats import origin_of
+from components.pictures import Read
 from components.wording import Wording, restored
 
 if TYPE_CHECKING:
@@ -380,17 +381,19 @@ UNCUT = """\
 IMAGE = Template("""\
 # Image classification: what a picture shows.
 # pip install torch transformers pillow
-import torch
-from PIL import Image, ImageOps
+${imports}import torch
+from PIL import $modules
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 $checkpoint
 picture = "picture.jpg"  # the path of yours
 top_k = $top_k
 
-# Turned as the camera says, and what is transparent on white.
-image = ImageOps.exif_transpose(Image.open(picture)).convert("RGBA")
-image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+$opened
+# Turned as the camera says, and what is transparent on $ground.
+image = ImageOps.exif_transpose(image)
+${prepared}image = image.convert("RGBA")
+image = Image.alpha_composite(Image.new("RGBA", image.size, "$ground"), image).convert("RGB")
 $fit
 # Image processor: resized, cropped and normalised as the checkpoint wants it.
 processor = AutoImageProcessor.from_pretrained(checkpoint$revision)
@@ -407,6 +410,32 @@ values, classes = probabilities.topk(min(top_k, len(probabilities)))
 for value, i in zip(values.tolist(), classes.tolist()):
     print(f"{model.config.id2label[i]}: {value:.4f}")
 """)
+
+OPENED = "image = Image.open(picture)\n"
+ALL_ROWS = """\
+# The end of this file is missing or damaged: what comes before it is kept.
+image = Image.open(open(picture, "rb"))
+try:
+    image.load()
+except Exception:
+    image.tile = []
+"""
+NO_DETAIL = """\
+# The end of this file is missing: the mark for it lets the decoder take what comes before.
+image = Image.open(io.BytesIO(open(picture, "rb").read() + b"\\xff\\xd9"))
+"""
+PROFILE = """\
+# From the colours of its profile to those that models have seen.
+profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
+image = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+"""
+SHADES = Template("""\
+# Its shades become those of 8 bits.
+black, white = $low, $high
+shades = np.nan_to_num(np.array(image, dtype="float32"), posinf=0, neginf=0).clip(black, white)
+image = Image.fromarray(np.rint((shades - black) * (255 / ((white - black) or 1))).astype("uint8"))
+""")
+READ_WHOLE = Read()
 
 
 @dataclass(frozen=True)
@@ -753,18 +782,52 @@ def heard_in(pieces: Sequence[Piece]) -> list[tuple[float, float, float]]:
     return [(p.window[0] / RATE, p.window[1] / RATE, p.done) for p in pieces if p.text]
 
 
-def image(where: Where, top_k: int, box: tuple[int, int, int, int] | None = None, factor: int = 1) -> str:
+def image(
+    where: Where,
+    top_k: int,
+    read: Read = READ_WHOLE,
+    box: tuple[int, int, int, int] | None = None,
+    factor: int = 1,
+) -> str:
     """The likeliest labels of a picture with their probabilities.
 
-    box, factor: what the app did with this one first, see `pictures.Fit`.
+    read: how the app read this one, of which no more than it needs is in the program; box, factor: what the
+    app did with it then, see `pictures.Fit`.
     """
+    opened, prepared, imports, modules = OPENED, "", "", ["Image", "ImageOps"]
+    if read.damage:
+        opened = ALL_ROWS if read.damage == "rows" else NO_DETAIL
+    if read.frame:
+        opened += f"image.seek({read.frame})  # those before it are of one colour\n"
+    if read.part:
+        prepared += f"image = image.crop({read.part})  # the rows that are there\n"
+    if read.profile:
+        prepared += PROFILE
+        modules.append("ImageCms")
+    if read.damage == "detail" or read.profile:
+        imports = "import io\n\n"
+    if read.shades:
+        low, high = (int(shade) if shade == int(shade) else shade for shade in read.shades)
+        prepared += SHADES.substitute(low=low, high=high)
+        imports = "import numpy as np\n"
     lines = []
     if box:
         lines += ["", "# Of so long a picture the app looks at the middle.", f"image = image.crop({box})"]
     if factor > 1:
         lines += ["", "# So large a picture would take gigabytes.", f"image = image.reduce({factor})"]
     fit = "\n".join([*lines[1:], ""]) if lines else ""
-    return _program(IMAGE, where, top_k=top_k, cast=_cast(where), fit=fit and "\n" + fit)
+    return _program(
+        IMAGE,
+        where,
+        imports=imports,
+        modules=", ".join(sorted(modules)),
+        opened=opened,
+        prepared=prepared,
+        ground=read.ground,
+        top_k=top_k,
+        cast=_cast(where),
+        fit=fit and "\n" + fit,
+    )
 
 
 def _dtype(where: Where) -> str:

@@ -32,7 +32,17 @@ from components.inside_markup import (
 )
 from components.line import Line
 from components.models import Loaded, ModelManager, survives_out_of_memory
-from components.pictures import SAID, as_seen, data_uri, encoded, fit, fitted, processor_steps, read_picture
+from components.pictures import (
+    READ,
+    SAID,
+    as_seen,
+    data_uri,
+    encoded,
+    fit,
+    fitted,
+    processor_steps,
+    read_picture,
+)
 from components.progress import Report, Stopped, never, unreported
 from components.saliency import Maps
 from components.wheels import EFFICIENTNET
@@ -433,7 +443,8 @@ def code(ran: Ran, models: ModelManager, public: bool, most_megapixels: float = 
     image, _ = validate(ran.path, ran.top_k, most_megapixels)
     with models.use(OFFER, ran.checkpoint) as loaded:
         done = fit(image.size, loaded.processor)
-        return snippets.image(snippets.place_of(loaded, public), ran.top_k, done.box, done.factor)
+        place = snippets.place_of(loaded, public)
+        return snippets.image(place, ran.top_k, image.info[READ], done.box, done.factor)
 
 
 def beside(

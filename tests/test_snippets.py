@@ -593,6 +593,69 @@ def test_image_of_a_vit_in_every_mode(mode, tmp_path):
     compare_image(ran(snippets.image(Where(str(tiny.vit())), 20), picture=path), result)
 
 
+def odd_pictures(folder: Path) -> dict[str, Path]:
+    """Pictures that need more than to be opened, each by what it needs."""
+    from PIL import Image, ImageCms
+
+    rng = np.random.default_rng(0)
+    bytes_, one = rng.integers(0, 256, (60, 90, 3), dtype=np.uint8), rng.random((60, 90), dtype=np.float32)
+    plain, exif = Image.fromarray(bytes_), Image.Exif()
+    exif[0x0112] = 6
+    logo = Image.new("RGBA", (40, 40), (0, 0, 0, 0))
+    logo.paste((250, 250, 250, 255), (5, 5, 30, 20))
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
+    made: dict[str, tuple[Any, str, dict[str, Any]]] = {
+        "fractions": (Image.fromarray(one), "tiff", {}),
+        "any floats": (Image.fromarray(one * 1234.5 - 300.25), "tiff", {}),
+        "not a number": (Image.fromarray(np.where(one < 0.1, np.nan, one).astype(np.float32)), "tiff", {}),
+        "12 of 16 bits": (Image.fromarray((one * 4095).astype(np.uint16)), "png", {}),
+        "16 bits, turned": (Image.fromarray((one * 65535).astype(np.uint16)), "tiff", {"exif": exif}),
+        "32 bits": (Image.fromarray((one * 1e6).astype(np.int32)), "tiff", {}),
+        "white on transparent": (logo, "png", {}),
+        "a profile": (plain, "jpg", {"icc_profile": lab, "exif": exif}),
+        "a profile of grey": (plain.convert("L"), "png", {"icc_profile": lab}),
+        "rows": (plain, "png", {}),
+        "rows, turned": (plain, "jpg", {"exif": exif}),
+        "rows, turned, of 16 bits": (Image.fromarray((one * 999).astype(np.uint16)), "tiff", {"exif": exif}),
+        "detail": (plain, "jpg", {"progressive": True, "exif": exif}),
+        "the third frame": (
+            Image.new("RGB", (90, 60)),
+            "webp",
+            {"save_all": True, "append_images": [Image.new("RGB", (90, 60), "red"), plain], "lossless": True},
+        ),
+    }
+    paths = {}
+    for name, (picture, ending, options) in made.items():
+        paths[name] = folder / f"{name}.{ending}"
+        picture.save(paths[name], **options)
+        if name.startswith(("rows", "detail")):
+            whole = paths[name].read_bytes()
+            paths[name].write_bytes(whole[: len(whole) * 3 // 4])
+    return paths
+
+
+def test_a_program_reads_a_picture_as_the_app_does(tmp_path):
+    models = tiny.manager(tiny.vit())
+    needs = {}
+    for name, path in odd_pictures(tmp_path).items():
+        result = image.run(str(path), 20, "auto", models)
+        program = image.code(image.Ran(str(path), 20, "auto"), models, False)
+        assert len(program.splitlines()) < 60 and max(map(len, program.splitlines())) <= 110
+        with models.use(image.OFFER, "auto") as loaded:
+            read = image.read_picture(str(path)).info["read"]
+            here = snippets.image(at(loaded), 20, read)
+        assert here.partition("picture =")[2] in program.replace(", revision=revision", "")
+        compare_image(ran(here, picture=str(path)), result)
+        needs[name] = replace(read, part=None)
+    assert len({str(need) for need in needs.values()}) >= 10, "each of its own"
+
+
+def test_a_program_of_an_ordinary_picture_holds_nothing_else():
+    plain = snippets.image(Where("x"), 5)
+    for word in ("numpy", "import io", "ImageCms", "seek", "tile", "crop("):
+        assert word not in plain
+
+
 # All of them
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.checkpoints import Checkpoint, check_here
+from components.control import keep_as_text
 from components.device import best_dtype, free_memory, spare_memory
 from components.errors import CheckpointError, ModelLoadError
 from components.finite import Watch
@@ -147,6 +148,8 @@ def read(
         # A tokenizer without files loads with its special tokens only, and everything is unknown to it.
         if recipe.processor == "AutoTokenizer" and len(processor) <= len(processor.all_special_tokens):
             raise ValueError("the tokenizer has no vocabulary")
+        if recipe.processor == "AutoTokenizer" and recipe.task != "masked":  # whose gap is a control token
+            keep_as_text(processor)
         model_class = getattr(transformers, recipe.model(config.to_dict()))
         model, info = model_class.from_pretrained(
             folder,

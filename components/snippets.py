@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from components.audio import RATE
 from components.checkpoints import Bundled, Checkpoint, Hub
+from components.control import control_tokens
 from components.formats import origin_of
 from components.pictures import Read
 from components.wording import Wording, restored
@@ -46,7 +47,7 @@ $checkpoint
 texts = $texts$more
 
 # Tokenizer: texts become token ids. Shorter ones are filled up with padding, which is masked.
-tokenizer = AutoTokenizer.from_pretrained(checkpoint$revision)
+tokenizer = AutoTokenizer.from_pretrained(checkpoint$revision$as_text
 ${pad}inputs = tokenizer(texts, padding=True, truncation=True, max_length=$limit, return_tensors="pt")$to
 
 # Model and head: hidden states of each text, and from them one number for each label, the logits.
@@ -74,7 +75,7 @@ labels = $labels
 template = $template
 
 # Tokenizer: one pair for each label. The text is the premise, the sentence with the label the hypothesis.
-tokenizer = AutoTokenizer.from_pretrained(checkpoint$revision)
+tokenizer = AutoTokenizer.from_pretrained(checkpoint$revision$as_text
 ${pad}premises = [text] * len(labels)
 hypotheses = [template.format(label) for label in labels]
 inputs = tokenizer(
@@ -103,7 +104,7 @@ labels = $labels
 template = $template
 
 # Tokenizer: the text, and a sentence with each label.
-tokenizer = AutoTokenizer.from_pretrained(checkpoint$revision)
+tokenizer = AutoTokenizer.from_pretrained(checkpoint$revision$as_text
 ${pad}sentences = [text, *(template.format(label) for label in labels)]
 inputs = tokenizer(sentences, padding=True, truncation=True, max_length=$limit, return_tensors="pt")$to
 
@@ -156,7 +157,7 @@ max_new_tokens = $most
 sequences = $sequences
 
 # Tokenizer: the prompt becomes token ids.
-tokenizer = AutoTokenizer.from_pretrained(checkpoint$revision)
+tokenizer = AutoTokenizer.from_pretrained(checkpoint$revision$as_text
 $ids
 ids = ids[:, -($positions - max_new_tokens) :]  # the model takes $positions tokens in all
 prompt_ids = ids[0].tolist()
@@ -193,7 +194,7 @@ sequences = $sequences
 seed = $seed
 
 # Tokenizer: the prompt becomes token ids.
-tokenizer = AutoTokenizer.from_pretrained(checkpoint$revision)
+tokenizer = AutoTokenizer.from_pretrained(checkpoint$revision$as_text
 $ids
 ids = ids[:, -($positions - max_new_tokens) :]  # the model takes $positions tokens in all
 prompt_ids = ids[0].tolist()
@@ -236,7 +237,7 @@ from transformers import AutoTokenizer, MarianMTModel
 $checkpoint
 ${codes}$texts
 
-tokenizer = AutoTokenizer.from_pretrained(checkpoint$revision)
+tokenizer = AutoTokenizer.from_pretrained(checkpoint$revision$as_text
 # Only this implementation of attention shows its weights.
 model = MarianMTModel.from_pretrained(
     checkpoint$revision, $dtype, attn_implementation="eager"
@@ -436,6 +437,8 @@ shades = np.nan_to_num(np.array(image, dtype="float32"), posinf=0, neginf=0).cli
 image = Image.fromarray(np.rint((shades - black) * (255 / ((white - black) or 1))).astype("uint8"))
 """)
 READ_WHOLE = Read()
+AS_TYPED = """, split_special_tokens=True)
+# That keeps as text what looks like a control token in one."""
 
 
 @dataclass(frozen=True)
@@ -444,7 +447,8 @@ class Where:
 
     checkpoint: a repository id or a folder; revision: of the repository, None for a folder; device:
     "cpu", "cuda" or "mps"; precision: as of `Loaded`; remark: comment lines on the folder;
-    pads: whether the tokenizer has a padding token of its own.
+    pads: whether the tokenizer has a padding token of its own; control: whether something in a text looks
+    like a control token, which it is not.
     """
 
     checkpoint: str
@@ -453,6 +457,7 @@ class Where:
     precision: str = "float32"
     remark: str = ""
     pads: bool = True
+    control: bool = False
 
 
 def where(
@@ -478,12 +483,12 @@ def where(
     return Where(name, None, device, precision, MADE_BY_THE_APP)
 
 
-def place_of(loaded: Loaded, public: bool) -> Where:
-    """`where` of what the manager lends."""
+def place_of(loaded: Loaded, public: bool, texts: Sequence[str] = ()) -> Where:
+    """`where` of what the manager lends; texts: what its tokenizer is to read."""
     folder, processor = str(loaded.model.name_or_path), loaded.processor
     place = where(loaded.checkpoint, folder, public, loaded.device.type, loaded.precision)
     pads = getattr(processor, "pad_token", "") != getattr(processor, "eos_token", None)
-    return replace(place, pads=pads)
+    return replace(place, pads=pads, control=any(control_tokens(text, processor) for text in texts))
 
 
 def literal(text: str) -> str:
@@ -854,6 +859,7 @@ def _program(template: Template, where: Where, /, **values: object) -> str:
     return template.substitute(
         checkpoint="\n".join(line for line in lines if line),
         revision="" if where.revision is None else ", revision=revision",
+        as_text=AS_TYPED if where.control else ")",
         dtype=f"dtype={_dtype(where)}",
         to=".to(device)" if elsewhere else "",
         back=".float().cpu()" if elsewhere else "",

@@ -14,6 +14,7 @@ from components import alternatives, answers, generation_markup, given, inside, 
 from components.alternatives import Places
 from components.answers import About
 from components.causal import OFFER
+from components.control import control_tokens
 from components.decoding import Sampling, Step, Token, decode, end_tokens
 from components.demo import Compared, Comparison, Demo, Status, status_of
 from components.eager import twin
@@ -192,23 +193,19 @@ def chat_ids(prompt: str, tokenizer: Any) -> list[int]:
     What looks like a control token in it stays text: who types <|im_end|> does not end the message.
     """
 
-    def templated(content: str, **how: Any) -> Any:
+    def templated(content: str) -> str:
         messages = [{"role": "user", "content": content}]
-        return tokenizer.apply_chat_template(messages, add_generation_prompt=True, **how)
+        return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
 
-    if not has_control_tokens(prompt, tokenizer):
-        return list(templated(prompt, return_dict=True)["input_ids"])
+    def read(text: str, as_text: bool) -> list[int]:
+        how: dict[str, Any] = {"add_special_tokens": False, "split_special_tokens": as_text, "verbose": False}
+        return list(tokenizer(text, **how)["input_ids"])
+
+    if not control_tokens(prompt, tokenizer):
+        return read(templated(prompt), as_text=False)
     # In place of the prompt a mark that no text has, so that it can be split apart from the template.
-    before, _, after = templated(MARK, tokenize=False).partition(MARK)
-    ids = tokenizer(before, add_special_tokens=False)["input_ids"]
-    as_text = tokenizer(prompt, add_special_tokens=False, split_special_tokens=True, verbose=False)
-    return [*ids, *as_text["input_ids"], *tokenizer(after, add_special_tokens=False)["input_ids"]]
-
-
-def has_control_tokens(text: str, tokenizer: Any) -> bool:
-    """Whether something in a text would be taken for a special token."""
-    added = (str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
-    return any(token in text for token in (*tokenizer.all_special_tokens, *added))
+    before, _, after = templated(MARK).partition(MARK)
+    return [*read(before, False), *read(prompt, True), *read(after, False)]
 
 
 def splits_at_its_end(prompt: str, tokenizer: Any) -> bool:
@@ -764,8 +761,9 @@ def code(ran: Ran, models: ModelManager, public: bool) -> str:
     """The program that writes the sequences asked for; branches are not in it."""
     asked = ran.request
     with models.use(OFFER, ran.checkpoint) as loaded:
+        chat = asked.mode == "chat"
         return snippets.generation(
-            snippets.place_of(loaded, public),
+            snippets.place_of(loaded, public, () if chat else (asked.prompt,)),
             asked.prompt,
             asked.most,
             asked.sequences,
@@ -774,7 +772,7 @@ def code(ran: Ran, models: ModelManager, public: bool) -> str:
             positions=_positions(loaded),
             ends=end_tokens(loaded.model),
             cached="past_key_values" in inspect.signature(loaded.model.forward).parameters,
-            ids=ran.prompt if has_control_tokens(asked.prompt, loaded.processor) else (),
+            ids=ran.prompt if chat and control_tokens(asked.prompt, loaded.processor) else (),
         )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from components import answers, causal, inside, markup, tables, ui
 from components.answers import About
 from components.checkpoints import Bundled, Checkpoint, Hub, Offer, Recipe
+from components.control import control_tokens
 from components.demo import Demo, Status, status_of, status_of_two
 from components.errors import CheckpointError, InputError, ModelLoadError, NotFinite
 from components.gap import MARK, may_look, split_at_gap, window
@@ -128,25 +129,41 @@ class Result:
 def preprocess_masked(before: str, after: str, loaded: Loaded) -> tuple[list[int], int, str | None]:
     """Ids `[sequence]` with the tokenizer's own mask in the gap, where that is, and what was kept if cut.
 
-    Raises InputError for a tokenizer without a mask, or if it finds another one in the text.
+    Raises InputError for a tokenizer without a mask, or one whose mask is a word that the text has.
     """
     tokenizer, limit = loaded.processor, tables.longest_input(loaded)
-    name = loaded.checkpoint.name
     if tokenizer.mask_token is None:
-        raise InputError(f"{name} has no mask token. Choose a masked language model.")
-    text = f"{before}{tokenizer.mask_token}{after}"
+        raise InputError(f"{loaded.checkpoint.name} has no mask token. Choose a masked language model.")
     with loaded.lock:
-        ids = tokenizer(text, verbose=False)["input_ids"]
-        body = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        # What the tokenizer puts around a text, which is nothing but the mask here.
+        around = tokenizer(tokenizer.mask_token, split_special_tokens=False)["input_ids"]
+        lead = around.index(tokenizer.mask_token_id)
+        body = _with_a_mask(before, after, tokenizer)
         if body.count(tokenizer.mask_token_id) != 1:
+            name = loaded.checkpoint.name
             raise InputError(
                 f"The text holds {tokenizer.mask_token}, which is the mask of {name}. Remove it."
             )
-        lead = next(i for i in range(len(ids)) if ids[i : i + len(body)] == body)
-        place, room = body.index(tokenizer.mask_token_id), limit - (len(ids) - len(body))
+        place, room = body.index(tokenizer.mask_token_id), limit - (len(around) - 1)
         part = window(len(body), place, room)
         kept = tokenizer.decode(body[part]) if len(body) > room else None
-    return ids[:lead] + body[part] + ids[lead + len(body) :], lead + place - part.start, kept
+    return around[:lead] + body[part] + around[lead + 1 :], lead + place - part.start, kept
+
+
+def _with_a_mask(before: str, after: str, tokenizer: Any) -> list[int]:
+    """Ids of a text with the tokenizer's mask in it, without the tokens around it.
+
+    Only the gap is a mask: what looks like a control token before or after it is text.
+    """
+    how: dict[str, Any] = {"add_special_tokens": False, "verbose": False}
+    if not control_tokens(f"{before} {after}", tokenizer):
+        text = f"{before}{tokenizer.mask_token}{after}"
+        return list(tokenizer(text, split_special_tokens=False, **how)["input_ids"])
+    # Beside a special token each side is split by itself anyway; some masks take the space before them.
+    mask = tokenizer.added_tokens_decoder.get(tokenizer.mask_token_id)
+    before = before.rstrip() if getattr(mask, "lstrip", False) else before
+    left, right = (tokenizer(side, split_special_tokens=True, **how)["input_ids"] for side in (before, after))
+    return [*left, tokenizer.mask_token_id, *right]
 
 
 def preprocess_causal(before: str, loaded: Loaded) -> tuple[list[int], str | None]:

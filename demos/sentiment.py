@@ -314,7 +314,7 @@ def code(ran: Ran, models: ModelManager, public: bool) -> str:
     """The program that scores the first few texts likewise."""
     with models.use(OFFER, ran.checkpoint) as loaded:
         return snippets.sentiment(
-            snippets.place_of(loaded, public),
+            snippets.place_of(loaded, public, ran.texts),
             ran.texts,
             limit=tables.longest_input(loaded),
             sigmoid=is_multi_label(loaded.model.config),

@@ -15,6 +15,7 @@ import gradio as gr
 
 from components import given, hub, inside, markup, subwords, ui
 from components.checkpoints import Bundled, Checkpoint, Hub, Offer, Recipe
+from components.control import control_tokens
 from components.demo import Demo
 from components.errors import Cancelled, CheckpointError, DemoError, InputError
 from components.inside import Tokens
@@ -40,6 +41,10 @@ LOOK = 1.0  # seconds from one look at whether a run was broken off to the next
 TEXT = "Tokenization splits words: unbelievably, “café” costs 3.50 € 🤗"
 STOPS = ("merges", "vocabulary size")
 BYTES = "A byte-level tokenizer reads UTF-8: é is two bytes, an emoji four, and each shows as a letter."
+CONTROL = (
+    "What stands in the text as {tokens} becomes the special token of that name if a tokenizer has it, as in "
+    "Transformers unless split_special_tokens is asked for. The other tabs ask for it: there it is text."
+)
 
 RECIPE = Recipe("tokenizers", lambda config: "AutoModel", "AutoTokenizer", lambda config: None)
 
@@ -63,7 +68,8 @@ STARTERS = {offer.starter.name: offer for offer in OFFERS if offer.starter}
 class Compared:
     """A text through one tokenizer. added: special tokens around it; unknown: tokens that say nothing.
 
-    vocabulary: how many tokens it knows; decoded: the text that the ids give back.
+    vocabulary: how many tokens it knows; decoded: the text that the ids give back; control: what in the text
+    looks like one of its special tokens.
     """
 
     name: str
@@ -75,6 +81,7 @@ class Compared:
     characters_per_token: float
     decoded: str
     same: bool
+    control: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -275,6 +282,7 @@ def through(text: str, name: str, ready: Ready) -> Compared:
         characters_per_token=len(text) / max(1, len(ids)),
         decoded=decoded,
         same=decoded == text,
+        control=control_tokens(text, tokenizer),
     )
 
 
@@ -312,7 +320,9 @@ def draw_compared(text: str, found: Sequence[Compared | Lacking]) -> str:
     small = f"at the fewest{among}: {least.name}" if len(had) > 1 else least.name
     headline = f'<p class="answer">{html.escape(words)} <span>{html.escape(small)}</span></p>'
     seen = any(one.algorithm == "byte-level BPE" for one in had) and not text.isascii()
+    control = ", ".join(dict.fromkeys(token for one in had for token in one.control))
     sections = "".join(map(_draw_one, had)) + (sentence(BYTES) if seen else "")
+    sections += sentence(CONTROL.format(tokens=control)) if control else ""
     return f'{headline}{lacking}{number_table(head, rows)}<div class="station">{sections}</div>'
 
 

@@ -774,9 +774,10 @@ def code(ran: Ran, models: ModelManager, public: bool) -> str:
     """The program that translates the same sentences, with the attention of the first."""
     with models.use(OFFER, ran.checkpoint) as loaded:
         codes = loaded.processor.supported_language_codes
+        parts = wordings(ran.parts)
         return snippets.translation(
-            snippets.place_of(loaded, public),
-            wordings(ran.parts),
+            snippets.place_of(loaded, public, [part.read for part in parts if isinstance(part, Wording)]),
+            parts,
             positions=loaded.model.config.max_position_embeddings,
             prefix=codes[0] if codes else "",
         )

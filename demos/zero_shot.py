@@ -588,7 +588,7 @@ def code(ran: Ran, models: ModelManager, public: bool) -> str:
     asked = ran.request
     with models.use(OFFER, ran.checkpoint) as loaded:
         return snippets.zero_shot(
-            snippets.place_of(loaded, public),
+            snippets.place_of(loaded, public, (asked.text, asked.template, *asked.labels)),
             asked.text,
             asked.labels,
             asked.template,

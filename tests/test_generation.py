@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from components.control import control_tokens
 from components.decoding import Sampling
 from components.errors import InputError
 from demos import generation
@@ -315,7 +316,7 @@ def test_chat_goes_through_the_template():
 def test_control_tokens_that_a_visitor_types_stay_text(prompt):
     loaded = tiny.loaded(tiny.llama(chat=True), generation.OFFER.starter.recipe)
     tokenizer = loaded.processor
-    if not generation.has_control_tokens(prompt, tokenizer):
+    if not control_tokens(prompt, tokenizer):
         tokenizer.add_special_tokens(
             {"additional_special_tokens": ["<|im_start|>", "<|im_end|>", "<s>", "</s>"]}
         )

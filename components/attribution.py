@@ -58,7 +58,8 @@ class Attributions:
 class Carried:
     """Which tokens carried one decision. labels: all that can be asked about; chosen: the one that was.
 
-    score: what was attributed, in words. attention: see `attention`; position: where it looked from.
+    score: what was attributed, in words. attention: see `attention`; position: where it looked from; remarks:
+    what is to be said of the text.
     """
 
     tokens: Tokens
@@ -68,6 +69,7 @@ class Carried:
     attributions: Attributions
     attention: np.ndarray | None
     position: str
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

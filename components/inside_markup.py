@@ -236,7 +236,8 @@ def attribution(carried: Carried) -> str:
         for key, (name, address) in PAPERS.items()
     }
     words = LITERATURE.format(**papers)
-    return f'<div class="beside">{sections}</div><div class="station"><p>{words}</p></div>'
+    said = "".join(map(sentence, carried.remarks))
+    return f'{said}<div class="beside">{sections}</div><div class="station"><p>{words}</p></div>'
 
 
 def _signed_chips(carried: Carried) -> str:

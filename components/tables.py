@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from components import inside
 from components.batching import Cost
 from components.errors import InputError
 from components.models import Loaded
@@ -44,6 +45,7 @@ WIDE = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL")  # scripts in which a sign may 
 LEAST_WIDE = 2000  # pieces of a vocabulary made for these; an English one has some
 FIRST = 2000  # characters that tell the script
 UNSURE = "the answer says little about the text."
+GUESSED = "what the model writes is little more than a guess."
 BROKEN = "\ufffd"  # stands for a byte that is not of its encoding
 FAVOURED = 0.6  # of the confidence in the likeliest encoding, for the one of Western Europe to be taken
 
@@ -407,24 +409,39 @@ def unknown_remarks(
     texts: Sequence[str], encodings: Sequence[Encoding], loaded: Loaded
 ) -> list[tuple[str, ...]]:
     """For each text what to say if the checkpoint's vocabulary hardly has it: then no answer is sure."""
-    tokenizer = loaded.processor
-    added = tokenizer.num_special_tokens_to_add()
+    special = inside.special_ids(loaded.processor)
     said: list[tuple[str, ...]] = []
     for text, encoding in zip(texts, encodings, strict=True):
-        tokens = max(1, length(encoding) - added)
-        unknown = encoding["input_ids"].count(tokenizer.unk_token_id)
-        names = [unicodedata.name(mark, "").split()[:1] for mark in text[:FIRST] if mark.isalpha()]
-        foreign = [name[0] for name in names if name and name[0] not in KNOWN_SCRIPTS]
-        spelt = False
-        if len(foreign) > len(names) / 2:
-            wide = sum(name in WIDE for name in foreign) > len(foreign) / 2
-            share = tokens / len(names) if len(text) <= FIRST else 0
-            spelt = share > (1.5 if wide else 0.7) or (wide and not loaded.share(_has_wide_words))
-        if unknown > tokens / 2:
-            said.append((f"{unknown} of {tokens} tokens are unknown to the checkpoint: {UNSURE}",))
-        else:
-            said.append((f"The vocabulary has almost no words in this script: {UNSURE}",) if spelt else ())
+        why = unknown(text, [one for one in encoding["input_ids"] if one not in special], loaded)
+        said.append((f"{why}: {UNSURE}",) if why else ())
     return said
+
+
+def unknown(text: str, ids: Sequence[int], loaded: Loaded) -> str:
+    """Why a checkpoint hardly knows a text, as the beginning of a sentence; "" if it does know it.
+
+    ids: its tokens, without those that the tokenizer puts around it. Either most are unknown, or the text is
+    in a script whose words the vocabulary lacks, so that it is spelt in letters or bytes.
+    """
+    tokens = max(1, len(ids))
+    without = list(ids).count(loaded.processor.unk_token_id)
+    if without > tokens / 2:
+        return f"{without} of {tokens} tokens are unknown to the checkpoint"
+    names = [unicodedata.name(mark, "").split()[:1] for mark in text[:FIRST] if mark.isalpha()]
+    foreign = [name[0] for name in names if name and name[0] not in KNOWN_SCRIPTS]
+    if len(foreign) <= len(names) / 2:
+        return ""
+    wide = sum(name in WIDE for name in foreign) > len(foreign) / 2
+    share = tokens / len(names) if len(text) <= FIRST else 0
+    spelt = share > (1.5 if wide else 0.7) or (wide and not loaded.share(_has_wide_words))
+    return "The vocabulary has almost no words in this script" if spelt else ""
+
+
+def unknown_of(texts: Sequence[str], loaded: Loaded) -> list[str]:
+    """`unknown` of each text, read by itself."""
+    with loaded.lock:
+        rows = loaded.processor(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+    return [unknown(text, ids, loaded) for text, ids in zip(texts, rows, strict=True)]
 
 
 def _has_wide_words(loaded: Loaded) -> bool:

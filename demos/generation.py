@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from components import alternatives, answers, generation_markup, given, inside, markup, snippets, ui
+from components import alternatives, answers, generation_markup, given, inside, markup, snippets, tables, ui
 from components.alternatives import Places
 from components.answers import About
 from components.causal import OFFER
@@ -277,6 +277,8 @@ def run(
         with loaded.lock:
             if request.mode == "completion" and splits_at_its_end(request.prompt, loaded.processor):
                 remarks.append(SPACE)
+        if why := tables.unknown_of([request.prompt], loaded)[0]:
+            remarks.append(f"{why}: {tables.GUESSED}")
         if stopped():
             remarks.append("Stopped.")
         status = status_of(loaded, started, tuple(remarks), measured)

@@ -236,6 +236,7 @@ def fill(
                 f"The masked model takes {tables.longest_input(loaded)} tokens: it read only those around "
                 f"the gap, from “{kept[:80]} …”",
             )
+        remarks += _unknown_to("masked", before + after, ids, loaded)
         tokens = tuple(loaded.processor.convert_ids_to_tokens(ids))
         return Side(scores, tokens, place, status_of(loaded, started, remarks))
 
@@ -254,8 +255,16 @@ def go_on(before: str, choice: str, models: ModelManager, report: Report, stoppe
             )
         if not before.strip():
             remarks = ("Nothing stands before the gap: the causal model guesses how a text may begin.",)
+        remarks += _unknown_to("causal", before, ids, loaded)
         tokens = tuple(loaded.processor.convert_ids_to_tokens(ids))
         return Side(scores, tokens, len(ids) - 1, status_of(loaded, started, remarks))
+
+
+def _unknown_to(model: str, text: str, ids: list[int], loaded: Loaded) -> tuple[str, ...]:
+    """What to say if that model hardly knows the text, which it reads as these ids."""
+    special = inside.special_ids(loaded.processor)
+    why = tables.unknown(text, [one for one in ids if one not in special], loaded)
+    return (f"Of the {model} model: {why[0].lower()}{why[1:]}, and {tables.GUESSED}",) if why else ()
 
 
 @survives_out_of_memory

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -299,7 +299,7 @@ def attribute(ran: Ran, models: ModelManager, text: int = 0, label: int | None =
         names = _names(loaded.model.config)
         if label is None or label >= len(names):
             label = int(loaded.compute(lambda: forward(inputs, loaded)).argmax())
-        return attribution.carried(
+        found = attribution.carried(
             loaded,
             inputs,
             inside.tokens_of(inputs, loaded.processor)[0],
@@ -308,6 +308,7 @@ def attribute(ran: Ran, models: ModelManager, text: int = 0, label: int | None =
             lambda output: output.logits[:, label].float(),
             f"the logit of {names[label]}",
         )
+        return replace(found, remarks=tables.unknown_remarks([ran.texts[text]], encodings, loaded)[0])
 
 
 def code(ran: Ran, models: ModelManager, public: bool) -> str:

@@ -490,6 +490,14 @@ def _remarks(work: Work, done: Sequence[tuple[str | Sentence, ...]]) -> tuple[st
             f"The model dropped such as “{work.around[0].strip()[:80]}” from a sentence, so the words around "
             "it were translated apart."
         )
+    whole = [(one, tables.unknown(one.source, one.source_ids[:-1], work.loaded)) for one in sentences]
+    strange = [(one.source, why) for one, why in whole if why]
+    if strange:
+        first, why = strange[0]
+        remarks.append(
+            f"{counted(len(strange), 'sentence')} hardly known to the checkpoint, and {tables.GUESSED} "
+            f"The first: “{first[:80]}” ({why[0].lower()}{why[1:]})."
+        )
     off = [sentence for sentence in sentences if seems_off(sentence)]
     if off:
         remarks.append(

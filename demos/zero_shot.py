@@ -6,7 +6,7 @@ import json
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +72,7 @@ POOLED = (
     "A sentence encoder has no classification head: {how} stands for a sentence, made a vector of length 1. "
     "The cosine of two such vectors, from -1 to 1, is the sum of their products."
 )
+UNKNOWN_LABELS = "The checkpoint hardly knows the words of these labels, so that their scores say little:"
 LONE = "With one label there is nothing to compete with, and a softmax over it would always say 1."
 # Cosines of sentence embeddings lie close together; this spreads them (measured on AG News).
 TEMPERATURE = 0.05
@@ -343,7 +344,18 @@ def run_many(
 
 def _remarks(request: Request, kept: str | None, loaded: Loaded) -> tuple[str, ...]:
     cut = tables.truncation_remarks([kept], tables.longest_input(loaded))
-    return (_method(loaded, _each(request)), *cut)
+    return (_method(loaded, _each(request)), *_unknown(request, loaded), *cut)
+
+
+def _unknown(request: Request, loaded: Loaded) -> tuple[str, ...]:
+    """What to say of a text and of labels that the checkpoint hardly knows."""
+    text, *labels = tables.unknown_of([request.text, *request.labels], loaded)
+    said = [f"{text}: {tables.UNSURE}"] if text else []
+    strange = [f"“{label}”" for label, why in zip(request.labels, labels, strict=True) if why]
+    if strange:
+        more = f" and {len(strange) - 5} more" if len(strange) > 5 else ""
+        said.append(f"{UNKNOWN_LABELS} {', '.join(strange[:5])}{more}.")
+    return tuple(said)
 
 
 def _scored(
@@ -548,7 +560,7 @@ def attribute(ran: Ran, models: ModelManager, label: int | None = None) -> Carri
         if not classes:
             other = tables.padded([encodings[1 + label]], loaded)
             target = loaded.compute(lambda: forward(other, loaded))[0].to(loaded.device).clone()
-        return attribution.carried(
+        found = attribution.carried(
             loaded,
             inputs,
             inside.tokens_of(inputs, loaded.processor)[0],
@@ -558,6 +570,7 @@ def attribute(ran: Ran, models: ModelManager, label: int | None = None) -> Carri
             f"{name} of “{request.labels[label]}”",
             pooled,
         )
+        return replace(found, remarks=_unknown(request, loaded))
 
 
 def _method(loaded: Loaded, multi_label: bool) -> str:

@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 AT_A_TIME = 320  # texts that are sorted by length together; when stopped, what is done is shown by as many
 MOST_INSIDE = 8  # texts that Inside shows
 MOST_TEXTS = 2000
-EXAMPLES = ["I've been waiting for a HuggingFace course my whole life.", "I hate this so much!"]
+EXAMPLES = ["I love this course, and I am learning so much!", "I hate this so much!"]
+COURSE = "I've been waiting for a HuggingFace course my whole life."  # a close call for some checkpoints
 
 
 def _fits(config: dict[str, Any]) -> str | None:
@@ -424,7 +425,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
         return markup.counts([row.scores[0][0] for row in result.rows]), shown, saved, done, result.status
 
     page.runs(act, [text, file, delimiter, header, column], [answer, table, download, ran])
-    page.examples([[example] for example in (*EXAMPLES, "\n".join(EXAMPLES))], [text])
+    page.examples([[example] for example in (*EXAMPLES, COURSE, "\n".join((COURSE, *EXAMPLES)))], [text])
     page.linked({"text": text, "file": file})
 
     def carried(ran: Ran, text: int, label: int | None) -> tuple[tuple[str, ...], int, str]:

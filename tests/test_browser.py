@@ -49,14 +49,14 @@ def starter_of(tab: Any, offer: str = "OFFER") -> str:
 
 # What the first example of each tab must give, on the starters, and the starter's name.
 FIRST = {
-    "Sentiment": (r"POSITIVE 5\d\.\d %", starter_of(sentiment)),
+    "Sentiment": (r"POSITIVE 9\d\.\d %", starter_of(sentiment)),
     "Zero-shot": (r"education [67]\d\.\d %", starter_of(zero_shot)),
     "Text generation": (r"So today, I just feel like\s*\w+", starter_of(generation)),
     "Translation": (r"\bmaison\b", starter_of(translation)),
     "Speech recognition": (r"\b(30|thirty) seconds\b", starter_of(speech)),
     "Image classification": (r"\blion\b.* \d\d\.\d %", starter_of(image)),
     "Masked and causal": (r"the\s*1\d\.\d %", f"{starter_of(generation)} and {starter_of(masked, 'MASKED')}"),
-    "Compare": (r"POSITIVE 5\d\.\d %", starter_of(sentiment)),
+    "Compare": (r"POSITIVE 9\d\.\d %", starter_of(sentiment)),
 }
 EVIL = "<img src=x onerror=alert(1)> and <b>bold</b>"
 PHONE, DESK = 390, 1280

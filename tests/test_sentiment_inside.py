@@ -278,3 +278,14 @@ def test_nothing_is_computed_before_a_run(tiny_models):
     tab = tiny.tab(sentiment.DEMO, tiny_models)
     assert any("Nothing has run" in str(open_it(None)) for open_it in handlers(tab, 1))
     assert tiny_models.asked == []  # type: ignore[attr-defined]
+
+
+def test_the_first_example_is_no_close_call_and_that_of_the_course_is_among_them(models):
+    for text, label in zip(sentiment.EXAMPLES, ("POSITIVE", "NEGATIVE"), strict=True):
+        (best, share), *_ = sentiment.run(text, "starter", models).rows[0].scores
+        assert best == label and share > 0.9
+    import gradio as gr
+
+    page = tiny.tab(sentiment.DEMO, models)
+    shown = [component for component in page.app.blocks.values() if isinstance(component, gr.Dataset)]
+    assert [sentiment.COURSE] in [sample for dataset in shown for sample in dataset.samples]

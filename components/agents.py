@@ -58,6 +58,8 @@ def fit(server: Any, folder: Path | None = None) -> None:
         made, places = schema_of(name, told)
         for one in made["properties"].values():
             one.pop("additional_description", None)  # the same as its description, for Gradio's page
+            if "anyOf" in one:  # not every agent reads that
+                one["type"] = [option["type"] for option in one["anyOf"]]
         return made, places
 
     def convert(values: dict[str, Any], places: list[list[str | int]]) -> Any:

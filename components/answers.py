@@ -13,6 +13,7 @@ Schema = dict[str, Any]  # JSON Schema, as far as Gradio makes Python types of i
 
 TEXT: Schema = {"type": "string"}
 TEXTS: Schema = {"type": "array", "items": TEXT}
+TEXT_OR_TEXTS: Schema = {"anyOf": [TEXT, TEXTS]}
 PROBABILITY: Schema = {"type": "number", "minimum": 0, "maximum": 1}
 
 
@@ -45,7 +46,8 @@ class About:
     """What clients are told of an endpoint besides its docstring.
 
     returns: the schema of each output; limits: what is to be added to the schema of a parameter, such as
-    its least value; examples: a value of a parameter, by its name; others show their default.
+    its least value, or its types, if it takes several ("anyOf"); examples: a value of a parameter, by its
+    name; others show their default.
     """
 
     returns: tuple[Schema, ...] = ()

@@ -893,6 +893,8 @@ def _publish(
     for component, name in zip(inputs, inspect.signature(call).parameters, strict=False):
         default = inspect.signature(call).parameters[name].default
         schema = {**component.api_info(), **about.limits.get(name, {})}
+        if "anyOf" in schema:
+            schema.pop("type", None)  # that of the component is one of them
         if told.get(name):
             # Gradio's page shows the one, agents and the OpenAPI description read the other.
             schema |= {"description": told[name], "additional_description": told[name]}

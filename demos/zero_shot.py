@@ -746,7 +746,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
         zero_shot,
         [ui.hidden(gr.Textbox, "text"), *options()],
         [ui.scores_output()],
-        About((answers.LABELS,), examples={"text": TEXT}),
+        About((answers.LABELS,), {"candidate_labels": answers.TEXT_OR_TEXTS}, {"text": TEXT}),
     )
     page.endpoint(
         zero_shot_batch,
@@ -754,7 +754,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
         [ui.hidden(gr.JSON, "scores")],
         About(
             (answers.rows(answers.LABELS),),
-            {"texts": answers.up_to(MOST_PAIRS)},
+            {"texts": answers.up_to(MOST_PAIRS), "candidate_labels": answers.TEXT_OR_TEXTS},
             {"texts": [TEXT, "The minister resigned on Monday"]},
         ),
     )

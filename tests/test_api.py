@@ -130,6 +130,21 @@ def test_shapes(client):
     } == SHAPES
 
 
+@pytest.mark.parametrize("name", ["/zero_shot", "/zero_shot_batch"])
+def test_labels_are_said_to_be_a_text_or_a_list(client, name):
+    info = httpx.get(f"{client.src}gradio_api/info").json()["named_endpoints"][name]
+    (labels,) = (one for one in info["parameters"] if one["parameter_name"] == "candidate_labels")
+    assert labels["python_type"]["type"] == "str | list[str]"
+    for taken in ("sport, film", ["sport", "film"]):
+        jsonschema.validate(taken, labels["type"])
+    for refused in (5, ["sport", 5], None, {"a": "b"}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(refused, labels["type"])
+    text = ["I saw a film"] if name.endswith("batch") else "I saw a film"
+    answers = [ask(client, name, text, labels) for labels in ("sport, film", ["sport", "film"])]
+    assert answers[0] == answers[1]
+
+
 def test_everything_is_described_with_types_defaults_and_examples(client):
     info = httpx.get(f"{client.src}gradio_api/info").json()["named_endpoints"]
     assert info.keys() == PARAMETERS.keys()
@@ -138,9 +153,8 @@ def test_everything_is_described_with_types_defaults_and_examples(client):
         for parameter in endpoint["parameters"]:
             about = parameter["python_type"]
             assert len(about["description"]) > 10, (name, parameter)
-            assert about["type"] in ("str", "int", "float", "bool", "list[str]", "filepath") or about[
-                "type"
-            ].startswith("Literal["), (name, parameter)
+            kinds = ("str", "int", "float", "bool", "list[str]", "str | list[str]", "filepath")
+            assert about["type"] in kinds or about["type"].startswith("Literal["), (name, parameter)
             example, schema = parameter["example_input"], parameter["type"]
             jsonschema.validate(example, schema)
             assert example not in ("", "Hello!!", None, []), (name, parameter)

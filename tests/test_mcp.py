@@ -153,6 +153,19 @@ def test_texts_and_labels(page):
     assert json.loads(many)[0]["label"] == "education"
 
 
+@pytest.mark.parametrize("name", ["zero_shot", "zero_shot_batch"])
+def test_an_agent_may_give_labels_as_a_list(page, name):
+    tool = tools(page)[name]
+    schema = tool.inputSchema["properties"]["candidate_labels"]
+    assert schema["anyOf"] == [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]
+    assert schema["type"] == ["string", "array"] and "as a list" in schema["description"]
+    given = {"texts": ["I saw a film"]} if name.endswith("batch") else {"text": "I saw a film"}
+    ways = ("sport, film", ["sport", "film"])
+    (first,), (second,) = (texts(called(page, name, **given, candidate_labels=labels)) for labels in ways)
+    assert first == second and "film" in first
+    assert called(page, name, **given, candidate_labels=[1, 2]).isError
+
+
 def test_translations_come_as_text_without_the_figure(page):
     (answer,) = texts(called(page, "translate", text="You like this house"))
     assert "maison" in answer and "plotly" not in answer

@@ -98,9 +98,11 @@ class Preview:
 
 @dataclass
 class Found:
-    """What is to be said of a file. opened: lines with a quotation mark that is never closed."""
+    """What is to be said of a file. opened: lines with a quotation mark that is never closed; without: rows
+    that end before their text; short, long: others with fewer or more cells than the first one."""
 
     opened: list[int] = field(default_factory=list)
+    without: int = 0
     short: int = 0
     long: int = 0
 
@@ -111,12 +113,13 @@ class Found:
             said.append(
                 f"A quotation mark in line {self.opened[0]} is never closed{more}: it counts as text."
             )
-        if self.short:
-            said.append(f"Rows too short to have a text, which were left out: {self.short:,}.")
-        if self.long:
-            said.append(
-                f"Rows with more cells than the first one, whose texts are kept whole: {self.long:,}."
-            )
+        if self.without:
+            said.append(f"Rows too short to have a text, which were left out: {self.without:,}.")
+        for rows, cells in ((self.short, "fewer"), (self.long, "more")):
+            if rows:
+                said.append(
+                    f"Rows with {cells} cells than the first one, whose texts are kept whole: {rows:,}."
+                )
         return tuple(said)
 
 
@@ -139,8 +142,9 @@ def read(path: Path, asked: Asked = AS_IT_LOOKS) -> Texts:
         if number == first_row and reading.header:
             continue
         if len(row) <= place:
-            found.short += 1
+            found.without += 1
             continue
+        found.short += len(row) < width
         found.long += len(row) > width
         text = row[place]
         if len(row) > width and place == width - 1 and '"' not in line:

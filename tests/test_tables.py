@@ -108,6 +108,25 @@ def test_short_and_blank_rows(tmp_path):
     assert found.remarks == ("Rows too short to have a text, which were left out: 1.",)
 
 
+@pytest.mark.parametrize(
+    ("content", "texts", "short", "without", "long"),
+    [
+        ("text,id\ngood,1\nbad\n", ["good", "bad"], 1, 0, 0),
+        ("id,text,note\n1,good,x\n2,bad\n3\n4,so so,y\n5,fine\n", ["good", "bad", "so so", "fine"], 2, 1, 0),
+        ('id;text;note\n1;"good; really";x\n2;"bad\nso bad"\n', ["good; really", "bad\nso bad"], 1, 0, 0),
+        ("id\ttext\tnote\n1\tgood\n2\tbad\tx\ty\n3\tso\tz\n", ["good", "bad", "so"], 1, 0, 1),
+        ("text,id,note\ngood,1,a\nbad,2,b\n", ["good", "bad"], 0, 0, 0),
+    ],
+)
+def test_a_row_with_too_few_cells_is_kept_whole_and_said(tmp_path, content, texts, short, without, long):
+    found = read(written(tmp_path, "a.csv", content))
+    assert list(found.texts) == texts
+    counts = {"fewer cells": short, "too short": without, "more cells": long}
+    for words, count in counts.items():
+        said = [remark for remark in found.remarks if words in remark]
+        assert [remark.endswith(f": {count}.") for remark in said] == [True] * bool(count)
+
+
 @pytest.mark.parametrize("content", ["", "  \n \n"])
 def test_an_empty_file(tmp_path, content):
     for name in ("a.txt", "a.csv"):

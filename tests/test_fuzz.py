@@ -26,12 +26,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.configuration import set_hypothesis_home_dir
 
-from components import gap, layout, sources, tables
+from components import audio, gap, layout, sources, tables
 from components.checkpoints import Offer
 from components.demo import Comparison, Demo
 from components.errors import DemoError, InputError
@@ -381,6 +382,85 @@ def test_speech(path, timestamps, task):
         and timestamps in ("none", "segment", "word")
         and task in ("transcribe", "translate")
     )
+
+
+# Recordings: what they hold, how it is stored, and what was done to the file.
+
+STORED = {
+    **{f"WAV {kind}": ("WAV", kind) for kind in ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE")},
+    "FLAC": ("FLAC", "PCM_16"),
+    "Ogg": ("OGG", "VORBIS"),
+    "Opus": ("OGG", "OPUS"),
+    "MP3": ("MP3", "MPEG_LAYER_III"),
+}
+MOST_SECONDS = 20.0  # that are taken of a generated recording
+
+
+@st.composite
+def recordings(draw: st.DrawFn) -> tuple[str, bytes]:
+    """How a recording was made, and its file."""
+    import soundfile
+
+    stored = draw(st.sampled_from(sorted(STORED)))
+    container, subtype = STORED[stored]
+    rates = (48_000,) if stored == "Opus" else (8_000, 16_000, 22_050, 44_100, 48_000)
+    rate = draw(st.sampled_from(rates))
+    channels = draw(st.integers(1, 2 if stored == "MP3" else 8))
+    frames = draw(st.sampled_from((0, 1, 7, 400, rate // 3, rate)))
+    level = draw(st.sampled_from((0.0, 1e-5, 1e-3, 0.3, 1.0, 40.0)))
+    samples = np.random.default_rng(frames + channels).normal(0, 0.3 * level, (frames, channels))
+    if draw(st.booleans()) and frames:
+        samples[frames // 2, 0] = draw(st.sampled_from((1.0, -1.0, 1e6, math.nan, math.inf)))
+    if container != "WAV" or subtype not in ("FLOAT", "DOUBLE"):
+        samples = np.nan_to_num(samples, posinf=1, neginf=-1).clip(-1, 1)
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, format=container, subtype=subtype)
+    whole = bytearray(file.getvalue())
+    harm = draw(st.sampled_from(("none", "sizes", "joined", "cut", "bytes", "counts", "zeros")))
+    if harm == "sizes":  # of the file and of its data, as of a recorder that was switched off
+        for place in (4, whole.find(b"data") + 4):
+            if container == "WAV" and 4 <= place <= len(whole) - 4:
+                whole[place : place + 4] = draw(st.sampled_from((0, 1, 2**31, 2**32 - 1))).to_bytes(
+                    4, "little"
+                )
+    elif harm == "joined":  # chained Ogg, MP3 after MP3
+        whole = whole * 2
+    elif harm == "cut":
+        whole = whole[: draw(st.integers(0, len(whole)))]
+    elif harm == "counts":  # Xing's number of frames, or none of it
+        for mark in (b"Xing", b"Info"):
+            if (place := whole.find(mark)) > 0:
+                whole[place : place + 12] = draw(
+                    st.sampled_from((bytes(12), mark + b"\0\0\0\1" + b"\xff" * 4))
+                )
+    elif harm in ("bytes", "zeros"):
+        for place in draw(st.lists(st.integers(0, max(0, len(whole) - 1)), min_size=1, max_size=20)):
+            whole[place : place + 1] = draw(st.binary(min_size=1, max_size=1)) if harm == "bytes" else b"\0"
+    return f"{stored}, {rate} Hz, {channels} channels, {frames} frames, {level}, {harm}", bytes(whole)
+
+
+@fuzzed
+@given(recordings())
+def test_recordings_become_finite_samples_or_a_sentence(made):
+    import resource
+
+    how, content = made
+    with tempfile.NamedTemporaryFile(suffix=".bin") as file:
+        file.write(content)
+        file.flush()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        found = answer(audio.decode, file.name, MOST_SECONDS)
+        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1000
+    assert grown < 300_000_000, how
+    if found is None:
+        # Of what is whole only less than a codec's frame may be nothing to hear.
+        assert not how.endswith("none") or re.search(r", [017] frames", how), how
+        return
+    samples = found.samples
+    assert samples.dtype == np.float32 and samples.ndim == 1 and samples.size > 0, how
+    assert samples.size <= MOST_SECONDS * audio.RATE and np.isfinite(samples).all(), how
+    assert np.abs(samples).max() <= 1.001, how
+    assert is_text("".join(found.remarks)), how
 
 
 @fuzzed

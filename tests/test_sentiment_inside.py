@@ -15,7 +15,7 @@ from components.errors import CheckpointError
 from components.inside import Axis
 from components.models import ModelManager
 from demos import sentiment
-from demos.sentiment import EXAMPLES, Ran, attribute, draw_inside, look_inside
+from demos.sentiment import COURSE, EXAMPLES, Ran, attribute, draw_inside, look_inside
 from tests import tiny
 
 LONG = "I LOVE   this course so very much. " * 20
@@ -105,11 +105,11 @@ def test_tiny_texts_of_several_lengths(tiny_models):
 
 def test_the_examples_on_the_starter(models):
     folder = starter_folder(models)
-    seen = look_inside(Ran(tuple(EXAMPLES), "starter"), models)
+    seen = look_inside(Ran((COURSE, EXAMPLES[1]), "starter"), models)
     assert seen.algorithm == "WordPiece"
     assert [token.id for token in seen.tokens[0].tokens][:4] == [101, 1045, 1005, 2310]
     assert seen.hidden[0][1] == (Axis("batch", 2), Axis("sequence", 16), Axis("hidden", 384))
-    holds(seen, *called(folder, EXAMPLES))
+    holds(seen, *called(folder, [COURSE, EXAMPLES[1]]))
 
 
 def test_what_is_seen_is_what_was_answered(models):

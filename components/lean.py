@@ -94,11 +94,11 @@ class LeanStep:
             (
                 _norm(layer.input_layernorm),
                 _together(layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj),
-                layer.self_attn.o_proj,
+                _direct(layer.self_attn.o_proj),
                 _norm(layer.post_attention_layernorm),
                 _together(layer.mlp.gate_proj, layer.mlp.up_proj),
                 layer.mlp.act_fn,
-                layer.mlp.down_proj,
+                _direct(layer.mlp.down_proj),
             )
             for layer in body.layers
         ]
@@ -141,7 +141,7 @@ class LeanStep:
         for (before, to_heads, o_proj, between, gate_up, act, down), kept in zip(
             self._layers, past_key_values.layers, strict=True
         ):
-            heads = to_heads(rms_norm(x, *before)).view(len(x), -1, size)
+            heads = to_heads(rms_norm(x, *before)).to(x.dtype).view(len(x), -1, size)
             turned = heads[:, :turning]
             turned = torch.addcmul(turned * cos, turned.roll(size // 2, -1), sin)
             queries = turned[:, : self._heads].view(len(x), self._groups, -1, size)
@@ -149,7 +149,7 @@ class LeanStep:
             # The heads that share keys are as so many tokens at one place, so no key is repeated.
             y = scaled_dot_product_attention(queries, keys, values, mask, scale=self._scaling)
             x = x + o_proj(y.reshape(len(x), -1))
-            gate, up = gate_up(rms_norm(x, *between)).chunk(2, -1)
+            gate, up = gate_up(rms_norm(x, *between)).to(x.dtype).chunk(2, -1)
             x += down(act(gate).mul_(up))
         return Logits(self._head(rms_norm(x, *self._norm)[:, None]))
 
@@ -159,9 +159,14 @@ def _norm(layer: Any) -> tuple[list[int], torch.Tensor, float]:
     return [layer.weight.shape[0]], layer.weight, layer.variance_epsilon
 
 
+def _direct(layer: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What gives its outputs for `[rows, inputs]`, past the cost of calling a module if it can be."""
+    return getattr(layer, "few", layer)
+
+
 def _together(*layers: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     """What gives the outputs of all of them, one behind the other, in one product where there is one."""
     import torch
 
     whole = whole_of(layers)
-    return whole if whole is not None else lambda x: torch.cat([layer(x) for layer in layers], -1)
+    return _direct(whole) if whole is not None else lambda x: torch.cat([layer(x) for layer in layers], -1)

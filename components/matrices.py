@@ -36,6 +36,7 @@ ROUNDS = 15  # of each way at most, in turns; the shortest counts, so that a bus
 LIMIT = 0.03  # seconds after which no further round begins
 AGREE = 3  # so many of the shortest must be alike, else something else was going on
 STEADY = 1.2  # times the shortest, up to which they are
+DOUBT = 1.5  # times as long as another way half precision may seem to take where they are not
 AGAIN = 60.0  # seconds after which what was measured meanwhile is measured once more
 # Rounding to half precision may change a weight by this share of the layer's largest: no more than the
 # sums in float32 differ by. Weights stored in half precision, and in bfloat16, are within it.
@@ -190,7 +191,9 @@ def measured(weight: torch.Tensor) -> Measured:
                 turned.append(rows)
             single += min(seconds[:2])
             halved += seconds[-1]
-    return Measured(Way(half is not None and halved < single, tuple(turned)), steady)
+    # In doubt it is the one that reads half the bytes.
+    faster = halved < single * (1 if steady else DOUBT)
+    return Measured(Way(half is not None and faster, tuple(turned)), steady)
 
 
 def _fine() -> bool:
@@ -351,6 +354,10 @@ def _half_linear() -> Any:
         def __deepcopy__(self, memo: dict[int, Any]) -> HalfLinear:
             # Nothing here ever changes, and a copy would take the memory again.
             return self
+
+        def few(self, x: torch.Tensor) -> torch.Tensor:
+            """`[rows, inputs]` -> `[rows, outputs]`; at least one row."""
+            return torch.ops.quantized.linear_dynamic_fp16(x, self.packed)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             if not x.numel():

@@ -75,6 +75,11 @@ def _small_linear() -> Any:
             """bfloat16 `[rows, inputs]` -> `[rows, outputs]`."""
             raise NotImplementedError
 
+        def few(self, x: torch.Tensor) -> torch.Tensor:
+            """`[rows, inputs]` -> `[rows, outputs]`, which stay in bfloat16 where there is no bias."""
+            y = self.product(x.to(torch.bfloat16))
+            return y if self.bias is None else y + self.bias
+
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             flat = x.reshape(-1, self.in_features).to(torch.bfloat16).contiguous()
             y = self.product(flat).to(x.dtype)

@@ -314,13 +314,21 @@ def test_the_faster_way_is_found(monkeypatch):
 
 
 @needs_half
-@pytest.mark.parametrize(("seconds", "half"), [([2.0, 3.0, 1.0], True), ([2.0, 1.0, 1.5], False)])
-def test_half_precision_must_be_faster_than_the_better_of_the_others(monkeypatch, seconds, half):
+@pytest.mark.parametrize(
+    ("seconds", "alike", "half"),
+    [
+        ([2.0, 3.0, 1.0], True, True),
+        ([2.0, 1.0, 1.4], True, False),
+        ([2.0, 1.0, 1.4], False, True),
+        ([2.0, 1.0, 1.6], False, False),
+    ],
+)
+def test_half_precision_must_be_faster_than_the_better_of_the_others(monkeypatch, seconds, alike, half):
     import torch
 
-    monkeypatch.setattr(matrices, "_shortest", lambda ways, clock: (seconds, True))
+    monkeypatch.setattr(matrices, "_shortest", lambda ways, clock: (seconds, alike))
     way, steady = matrices.measured(torch.zeros(3, 2))
-    assert way.half is half and steady
+    assert way.half is half and steady is alike
 
 
 def test_the_machine_is_named_with_what_its_speed_depends_on(monkeypatch):

@@ -128,13 +128,23 @@ def test_who_watches_the_model_sees_each_step():
     assert lean(model) is model
 
 
+@pytest.mark.parametrize("architecture", ["Llama", "Qwen2"])
 @pytest.mark.parametrize("kind", ["int8", "int4"])
-def test_quantized_layers_are_stepped_as_well(kind):
+def test_quantized_layers_are_stepped_as_well(kind, architecture):
     import torch
 
+    from components.joined import join
     from components.quantization import quantize_decoder
 
-    model = model_of(hidden_size=96, intermediate_size=160)
+    model = model_of(architecture, hidden_size=96, intermediate_size=160)
+    join(model)
     assert quantize_decoder(model, kind)
     with torch.inference_mode():
-        assert isinstance(lean(model), LeanStep)
+        step = lean(model)
+        assert isinstance(step, LeanStep)
+        cache = model(input_ids=torch.tensor([[1, 2]])).past_key_values
+    other = copy.deepcopy(cache)
+    asked = torch.tensor([[3]]), None, torch.tensor([[2]])
+    torch.testing.assert_close(
+        stepped(step, *asked, other), stepped(model, *asked, cache), rtol=0.05, atol=0.02
+    )

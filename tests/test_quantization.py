@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from components.quantization import _int4_linear, bytes_of, quantize_decoder
+from components.quantization import _int4_linear, _int8_linear, bytes_of, quantize_decoder
 from tests import tiny
 
 SIZES: dict[str, Any] = {
@@ -270,3 +270,18 @@ def test_on_another_device_it_is_left_alone():
     names = str(model)
     assert quantize_decoder(model) is False
     assert str(model) == names
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_a_step_of_few_rows_is_computed_as_any_other(kind, bias):
+    import torch
+
+    torch.manual_seed(0)
+    layer = {"int8": _int8_linear, "int4": _int4_linear}[kind]()(torch.nn.Linear(64, 48, bias=bias))
+    x = torch.randn(3, 64)
+    with torch.inference_mode():
+        few = layer.few(x)
+        assert few.dtype == (torch.float32 if bias else torch.bfloat16)
+        assert torch.equal(few.float(), layer(x))
+        assert torch.equal(x[:, :48] + few, x[:, :48] + layer(x))

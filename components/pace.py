@@ -12,7 +12,9 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-TRY = 24  # steps of a kind after which the slower choice is tried again
+TRY = 24  # steps of a kind after which the slower choice may be tried again
+COST = 0.05  # share of the time of steps that trying it may take: a busy core can make it ten times slower
+FAR = 480  # steps after which it is tried all the same
 NEWEST = 0.3  # share of the newest step in what a choice is said to take
 FIRST = 2  # steps of a choice that count less than later ones: threads begin, caches are cold
 
@@ -56,23 +58,29 @@ class _Kind:
         self._seconds: dict[int, float] = {}
         self._untried = list(choices) * FIRST
         self._since = dict.fromkeys(choices, 0)  # steps since each was tried
+        self._spent = dict.fromkeys(choices, 0.0)  # seconds since
 
     def next(self) -> int:
         if self._untried:
             return self._untried.pop(0)
+        best = min(self._seconds, key=lambda choice: self._seconds[choice])
         oldest = max(self._since, key=lambda choice: self._since[choice])
-        if self._since[oldest] >= TRY:
+        lost = self._seconds[oldest] - self._seconds[best]
+        if self._since[oldest] >= FAR or (self._since[oldest] >= TRY and lost <= COST * self._spent[oldest]):
             return oldest
-        return min(self._seconds, key=lambda choice: self._seconds[choice])
+        return best
 
     def took(self, choice: int, seconds: float) -> None:
-        known = self._seconds.get(choice)
-        # After a while without a try the newest says more than what was.
-        share = 1.0 if known is None or self._untried else 0.5 if self._since[choice] >= TRY else NEWEST
-        self._seconds[choice] = seconds if known is None else known + share * (seconds - known)
+        known, old = self._seconds.get(choice), self._since[choice] >= TRY
+        if known is None or self._untried or (old and seconds < known):
+            self._seconds[choice] = seconds  # should that have been luck, the next steps tell
+        else:
+            # After a while without a try the newest says more than what was.
+            self._seconds[choice] += (0.5 if old else NEWEST) * (seconds - known)
         for other in self._since:
             self._since[other] += 1
-        self._since[choice] = 0
+            self._spent[other] += seconds
+        self._since[choice], self._spent[choice] = 0, 0.0
 
 
 @cache

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from components import pace
-from components.pace import TRY, Pace, paced
+from components.pace import COST, FAR, TRY, Pace, paced
 
 
 class Machine:
@@ -55,6 +55,17 @@ def test_another_process_that_comes_and_goes_is_noticed():
     machine.seconds[4] = 2.0
     machine.run(8 * TRY)
     assert machine.run(2 * TRY)[4] > 1.8 * TRY
+
+
+@pytest.mark.parametrize("slower", [2, 10, 30, 1000])
+def test_trying_what_is_much_slower_costs_little(slower):
+    machine = Machine(one=1, all=slower)
+    machine.run(TRY)
+    began = machine.now
+    used = machine.run(4 * FAR)
+    assert 4 <= used[4] <= 4 * FAR / TRY, "tried now and then, however slow it was"
+    if slower < 1000:
+        assert machine.now - began < (1 + 2 * COST) * 4 * FAR
 
 
 def test_few_and_many_rows_are_known_apart():

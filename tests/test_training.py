@@ -1,5 +1,6 @@
 """The training scripts, on next to nothing: they run, resume, and write what the app loads."""
 
+import gzip
 import json
 import random
 import re
@@ -17,7 +18,7 @@ from transformers import (
 )
 
 from components import wheels
-from training import common, entailment, masked, sentiment, teacher, translation
+from training import common, entailment, masked, sentiment, teacher, translation, variations
 from training.common import averaged, bucketed, load_progress, read_pairs, save_progress, train, warmup_cosine
 
 WORDS = [
@@ -165,7 +166,7 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path):
 
 def test_names_and_numbers_are_swapped_in_both_sentences_or_in_neither():
     pairs = [("Tom sees Mary", "Tom voit Marie"), ("Ann is here", "Ann est là")]
-    rename = translation.Renamer(pairs, seed=0)
+    rename = variations.Renamer(pairs, seed=0)
     seen = {rename("Tom sees Mary 12 times", "Tom voit Marie 12 fois") for _ in range(50)}
     assert len({english.split()[0] for english, _ in seen}) > 5
     assert len({english.split()[3] for english, _ in seen}) > 5
@@ -194,7 +195,9 @@ def test_the_aligner_finds_which_words_belong_together(data):
 
 def small(monkeypatch):
     monkeypatch.setattr(translation, "VOCABULARY", 280)
-    monkeypatch.setattr(translation, "BATCH_TOKENS", 200)
+    monkeypatch.setattr(translation, "FROM_SCRATCH", (6, 200, 1e-3, 2))
+    monkeypatch.setattr(translation, "RESUMED", (3, 200, 1e-3, 2))
+    monkeypatch.setattr(translation, "BARE_WORDS", 4)
     monkeypatch.setattr(translation, "MAX_TOKENS", 20)  # what is hardly trained does not come to an end
 
 
@@ -202,7 +205,7 @@ def small(monkeypatch):
 def test_translation_trains_and_loads(data, tmp_path, monkeypatch, source, capsys):
     small(monkeypatch)
     out = tmp_path / "out"
-    call(monkeypatch, translation, data, out, "--steps", "6", "--from", source)
+    call(monkeypatch, translation, data, out, "--from", source)
     assert "BLEU" in capsys.readouterr().out
     tokenizer, model = AutoTokenizer.from_pretrained(out), AutoModelForSeq2SeqLM.from_pretrained(out)
     assert type(tokenizer).__name__ == "MarianTokenizer"
@@ -213,16 +216,25 @@ def test_translation_trains_and_loads(data, tmp_path, monkeypatch, source, capsy
     assert json.loads((out / "curve.json").read_text())[0]["step"] == 1
     assert not (out / "work").exists()
 
+    # It goes on from there with the same vocabulary, and its curve with it.
+    further = tmp_path / "further"
+    call(monkeypatch, translation, data, further, "--from", source, "--resume", str(out))
+    assert (further / "vocab.json").read_text() == (out / "vocab.json").read_text()
+    assert (further / "source.spm").read_bytes() == (further / "target.spm").read_bytes()
+    assert [point["step"] for point in json.loads((further / "curve.json").read_text())] == [1, 2]
+    one, other = (load_file(folder / "model.safetensors")["model.shared.weight"] for folder in (out, further))
+    assert one.shape == other.shape and not torch.equal(one, other)
+
 
 def test_batches_of_pairs_hold_every_pair_once(data, tmp_path, monkeypatch):
     small(monkeypatch)
     rows = read_pairs(data / "en-fr" / "train.tsv")
     tokenizer = translation.train_vocabulary(rows, ["en", "fr"], tmp_path)
     aligner = translation.Aligner(tokenizer.vocab_size)
-    batches = list(translation.batches(rows, tokenizer, aligner, seed=3))
+    batches = list(translation.batches(rows, tokenizer, aligner, seed=3, tokens=200))
     assert sum(len(batch["labels"]) for batch in batches) == len(rows)
     assert all(batch["input_ids"].numel() <= 200 and batch["labels"].numel() <= 200 for batch in batches)
-    again = list(translation.batches(rows, tokenizer, aligner, seed=3))
+    again = list(translation.batches(rows, tokenizer, aligner, seed=3, tokens=200))
     assert all(torch.equal(a["labels"], b["labels"]) for a, b in zip(batches, again, strict=True))
     batch = batches[0]
     assert torch.equal(batch["decoder_input_ids"][:, 1:][batch["labels"][:, 1:] != -100],
@@ -230,6 +242,121 @@ def test_batches_of_pairs_hold_every_pair_once(data, tmp_path, monkeypatch):
     shares = batch["alignment"].sum(-1)
     assert torch.allclose(shares, (batch["labels"] != -100).float())
     assert not (batch["alignment"].sum(1) * (1 - batch["attention_mask"])).any()
+
+
+@pytest.fixture
+def trained_pieces(data, tmp_path, monkeypatch):
+    """Pairs, and the SentencePiece model of a vocabulary that was learnt from them and lacks nearly all."""
+    small(monkeypatch)
+    monkeypatch.setattr(translation, "CHARACTERS", "")
+    monkeypatch.setattr(translation, "OPENING", "")
+    monkeypatch.setattr(translation, "BARE_WORDS", 0)
+    rows = read_pairs(data / "en-fr" / "train.tsv")
+    translation.train_vocabulary(rows, ["en", "fr"], tmp_path)
+    monkeypatch.undo()
+    return rows, (tmp_path / "source.spm").read_bytes()
+
+
+def test_a_vocabulary_gets_what_it_lacks_behind_what_it_has(trained_pieces, tmp_path):
+    rows, before = trained_pieces
+    old = translation.sentencepiece.SentencePieceProcessor(model_proto=before)
+    tokenizer = translation.complete_vocabulary(before, rows, ["fr", "en"], tmp_path)
+    vocabulary = tokenizer.get_vocab()
+    assert [vocabulary[old.id_to_piece(i)] for i in range(len(old))] == list(range(len(old)))
+    assert len(vocabulary) == tokenizer.spm_source.get_piece_size() == tokenizer.vocab_size > len(old) + 300
+    for text in (
+        "I have 88 books (a big one), Salt & pepper: “I am tired.”",
+        "« Œuvre » – l’été 1 234,56 € à 10:45 – Łódź, ÇÀ ÉÈÊ ÿ £5 20° 3×4",
+        "".join(map(chr, range(0x21, 0x7F))),
+    ):
+        pieces = tokenizer.tokenize(text)
+        assert not [piece for piece in pieces if piece.startswith("<0x")]
+        assert [vocabulary[piece] for piece in pieces] == tokenizer(text).input_ids[:-1]
+        assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True) == text
+    assert {"the", "dog", "▁(", "("} <= vocabulary.keys()
+    for side in rows[0]:
+        assert tokenizer.tokenize(side) == old.encode(side, out_type=str)
+    again = translation.complete_vocabulary(
+        (tmp_path / "source.spm").read_bytes(), rows, ["fr", "en"], tmp_path
+    )
+    assert again.get_vocab() == vocabulary
+
+
+def test_a_grown_model_answers_as_before(trained_pieces, tmp_path):
+    rows, before = trained_pieces
+    torch.manual_seed(0)
+    (tmp_path / "old").mkdir()
+    for side in ("source.spm", "target.spm"):
+        (tmp_path / "old" / side).write_bytes(before)
+    pieces = translation.sentencepiece.SentencePieceProcessor(model_proto=before)
+    vocabulary = {pieces.id_to_piece(i): i for i in range(len(pieces))}
+    (tmp_path / "old" / "vocab.json").write_text(json.dumps(vocabulary))
+    old = translation.new_model(translation.MarianTokenizer.from_pretrained(tmp_path / "old"))
+    old.save_pretrained(tmp_path / "old")
+    tokenizer = translation.complete_vocabulary(before, rows, ["en", "fr"], tmp_path)
+    grown = translation.grown_model(tmp_path / "old", tokenizer)
+    assert grown.config.vocab_size == tokenizer.vocab_size == grown.final_logits_bias.shape[-1]
+    assert grown.lm_head.weight.data_ptr() == grown.model.shared.weight.data_ptr()
+    ids = tokenizer("the cat sees Tom", return_tensors="pt").input_ids
+    with torch.inference_mode():
+        one, other = (
+            model.eval()(input_ids=ids, decoder_input_ids=ids).logits
+            for model in (old.to(torch.float32), grown)
+        )
+    assert torch.allclose(one, other[..., : one.shape[-1]], atol=1e-5)
+    new = grown.model.shared.weight[one.shape[-1] :]
+    assert new.isfinite().all() and len({tuple(row) for row in new.tolist()}) == len(new)
+
+
+PLAIN_PAIRS = [
+    ("Tom sees three dogs and a cat.", "Tom voit trois chiens et un chat."),
+    ('He said, "Good."', "Il dit : « Bon. »"),
+    ("A man is sitting here.", "Un homme est assis ici."),
+    ("The dog or the cat?", "Le chien ou le chat ?"),
+    ("Mary doesn't see the dog!", "Marie ne voit pas le chien !"),
+] * 20
+
+
+def contents(text):
+    """What both sides must have alike: digits, marks that are no end of a sentence, whatever is copied."""
+    return sorted(re.findall(r"\d+|[()\[\]{}<>|&+/@#$%€£°_~`*“”‘\"^]|[–—]", text))
+
+
+@pytest.mark.parametrize("french_first", [False, True])
+def test_varied_pairs_stay_parallel_and_differ(french_first):
+    vary = variations.Varied(PLAIN_PAIRS, 0, ["Okonkwo", "Zoltan"], french_first)
+    made = [vary(*pair) for pair in PLAIN_PAIRS * 30]
+    for english, french in made:
+        guillemets = str.maketrans({"«": "“", "»": "”"} if french_first else {})
+        alike = contents(english), contents(french.translate(guillemets))
+        assert alike[0] == alike[1], (english, french)
+    assert len(set(made)) > len(made) / 3
+    everything = "".join(english for english, _ in made)
+    for wanted in '()[]“”‘’"&%$€:;–#+/°0123456789':
+        assert wanted in everything
+    assert "Okonkwo" in everything and "Zoltan" in everything
+    assert any(english.split()[0] == "a" for english, _ in made), "some begin with a small letter"
+    assert any(english[-1].isalpha() for english, _ in made), "some have no last mark"
+    vary.random.seed(5)
+    first = [vary(*pair) for pair in PLAIN_PAIRS]
+    vary.random.seed(5)
+    assert first == [vary(*pair) for pair in PLAIN_PAIRS]
+
+
+def test_words_that_are_each_others_translation_are_found(data):
+    pairs = read_pairs(data / "en-fr" / "train.tsv")
+    found = variations.anchors(pairs)
+    assert found == {"cat": "chat", "dog": "chien", "house": "maison", "sees": "voit", "tom": "tom"}
+    assert variations.anchors(pairs[:9]) == {}, "what is rare is not known"
+
+
+def test_rare_names_are_those_of_people(tmp_path):
+    assert variations.rare_names(tmp_path) == []
+    (tmp_path / "ner").mkdir()
+    row = {"tokens": ["Okonkwo", "saw", "Rome", "McX"], "tags": ["B-PER", "O", "B-LOC", "I-PER"]}
+    with gzip.open(tmp_path / "ner" / "train.jsonl.gz", "wt", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+    assert variations.rare_names(tmp_path) == ["Okonkwo"]
 
 
 # Sentiment

@@ -1,11 +1,15 @@
 """Translation starters: how far does a small Marian encoder-decoder get between English and French?
 
 The architecture is that of the opus-mt checkpoints (Junczys-Dowmunt et al. 2018, Marian), three
-layers each side, trained from scratch on sentence pairs. Vocabulary and model are written in the
-layout of opus-mt, so that plain `from_pretrained` loads them.
+layers each side, trained on sentence pairs and on variations of them (see training/variations.py).
+Vocabulary and model are written in the layout of opus-mt, so that plain `from_pretrained` loads them.
 
     python -m training.translation --data PATH --out checkpoints/marian-en-fr
     python -m training.translation --data PATH --from fr --out checkpoints/marian-fr-en
+
+trains from random weights. With `--resume FOLDER` it goes on from the checkpoint in that folder, in fewer
+steps at a lower rate: pieces that its vocabulary lacks are added behind the others and get rows in the
+embedding.
 """
 
 import argparse
@@ -13,7 +17,10 @@ import json
 import random
 import re
 import shutil
-from collections.abc import Iterator
+import struct
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,24 +35,32 @@ from transformers import MarianConfig, MarianMTModel, MarianTokenizer
 from benchmarks.measures import reference_streams
 from components.device import best_device
 from training.common import read_pairs, train
+from training.variations import Varied, rare_names
 
 VOCABULARY = 8000
 BATCH_TOKENS = 3000
+POOL = 24_000  # pairs whose lengths are compared at once
+ALIGNED = 80_000  # pairs that words are aligned in
 MAX_TOKENS = 128
 USUAL_TOKENS = 32  # 99.5 % of the sentences have no more; longer ones are translated in clauses
-PEAK_RATE = 1.2e-3
-WARMUP = 300
+FROM_SCRATCH = 4500, BATCH_TOKENS, 1.2e-3, 300  # steps, tokens of a batch, peak rate, steps of warmup
+RESUMED = 520, 2000, 5e-4, 40
+NOISE = 0.3  # of new rows of an embedding, in standard deviations of the others
 SMOOTHING = 0.1
 GUIDE = (1, 0)  # decoder layer and cross-attention head that learn to align
 GUIDE_WEIGHT = 0.05
 
-NAME = re.compile(r"\b[A-Z][a-zé]+\b")
-NUMBER = re.compile(r"(?<![\d.,:])\d+(?![\d.,:]*\d)")
-VOWELS = "aeiouyàâéèêîôAEIOUYÉÈH"
+# What is added to a trained vocabulary: marks of texts, and letters of the Latin script.
+CHARACTERS = "".join(
+    [*map(chr, range(0x21, 0x7F)), *map(chr, range(0xA1, 0x180)), "‘’‚“”„‹›–—‐‑−•†€™′″⁄→←≤≥≠≈√Ωμπ♥★✓"]
+)
+OPENING = "([{<“‘„«¿¡–—-−+&@#$€£*/=|~_`^:;%»•→"  # these begin words, too
+BARE_WORDS = 1000  # frequent words that also come behind an opening mark, without a space
+CHARACTER_SCORE, WORD_SCORE = -13.0, -16.0  # less than any piece has that was learnt
 
 
 def train_vocabulary(pairs: list[tuple[str, str]], languages: list[str], out: Path) -> MarianTokenizer:
-    """A joint unigram vocabulary (Kudo 2018) in Marian's layout.
+    """A joint unigram vocabulary (Kudo 2018), completed, in Marian's layout.
 
     Digits stand alone and unseen characters fall back to bytes, so that numbers and foreign names
     can be copied instead of becoming unknown.
@@ -68,10 +83,43 @@ def train_vocabulary(pairs: list[tuple[str, str]], languages: list[str], out: Pa
     )
     text.unlink()
     (out / "source.vocab").unlink()
-    (out / "source.model").rename(out / "source.spm")
-    shutil.copy(out / "source.spm", out / "target.spm")
-    pieces = sentencepiece.SentencePieceProcessor(model_file=str(out / "source.spm"))
-    vocabulary = {pieces.id_to_piece(i): i for i in range(len(pieces))}
+    model = (out / "source.model").read_bytes()
+    (out / "source.model").unlink()
+    return complete_vocabulary(model, pairs, languages, out)
+
+
+def field(number: int, content: bytes) -> bytes:
+    """A field of a protocol buffer: its number, the length of what it holds, and that."""
+    length, left = b"", len(content)
+    while left > 127:
+        length, left = length + bytes([left % 128 + 128]), left // 128
+    return bytes([number * 8 + 2]) + length + bytes([left]) + content
+
+
+def complete_vocabulary(
+    model: bytes, pairs: list[tuple[str, str]], languages: list[str], out: Path
+) -> MarianTokenizer:
+    """Adds to a SentencePiece model, behind the pieces that it has, what it lacks; writes Marian's layout.
+
+    Added are CHARACTERS as whole pieces, those of OPENING also at the beginning of a word, and the frequent
+    words of `pairs` as they stand behind these. Their scores are so low that plain sentences are nearly all
+    split as before.
+    """
+    pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
+    known = [pieces.id_to_piece(i) for i in range(len(pieces))]
+    counts = Counter(word for pair in pairs for side in pair for word in re.findall(r"[^\W\d_]{2,}", side))
+    words = [word for word, _ in counts.most_common(BARE_WORDS)]
+    characters = [one for one in CHARACTERS if pieces.normalize(f"a{one}") == f"▁a{one}"]
+    characters += [f"▁{one}" for one in OPENING]
+    scores = dict.fromkeys(words, WORD_SCORE) | dict.fromkeys(characters, CHARACTER_SCORE)
+    added = [piece for piece in scores if piece not in set(known)]
+    # Protocol buffers that stand behind one another are read as one, and lists in them as one list.
+    model += b"".join(
+        field(1, field(1, piece.encode()) + b"\x15" + struct.pack("<f", scores[piece])) for piece in added
+    )
+    for side in ("source.spm", "target.spm"):
+        (out / side).write_bytes(model)
+    vocabulary = {piece: i for i, piece in enumerate([*known, *added])}
     (out / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False, indent=0))
     source, target = languages
     settings = {
@@ -82,61 +130,6 @@ def train_vocabulary(pairs: list[tuple[str, str]], languages: list[str], out: Pa
     }
     (out / "tokenizer_config.json").write_text(json.dumps(settings))
     return MarianTokenizer.from_pretrained(out)
-
-
-class Renamer:
-    """Swaps a name or number that stands in both sentences for another, so that copying is learnt.
-
-    Two names make up most of those in the corpus, and numbers are rare in it; without this the model
-    knows no others.
-    """
-
-    def __init__(self, pairs: list[tuple[str, str]], seed: int) -> None:
-        self.random = random.Random(seed)
-        self.known = sorted({name for pair in pairs for name in shared(NAME, *pair)})
-
-    def name(self) -> str:
-        """One from the corpus, the halves of two of them, or syllables."""
-        kind = self.random.random()
-        if kind < 0.35:
-            return self.random.choice(self.known)
-        if kind < 0.7:
-            first, second = self.random.choices(self.known, k=2)
-            return first[: self.random.randint(2, 4)] + second[len(second) // 2 :].lower()
-        length = self.random.choice((1, 2, 2, 3))
-        word = "".join(
-            self.random.choice("bcdfgjklmnprstvwz") + self.random.choice("aeiouy") for _ in range(length)
-        )
-        word = word[self.random.random() < 0.3 :]
-        return (word + self.random.choice(("", "", "n", "r", "l", "s", "ck", "t", "nd", "rt"))).capitalize()
-
-    def number(self) -> str:
-        length = self.random.choice((1, 2, 2, 3, 4, 4, 5))
-        return str(self.random.randrange(10 ** (length - 1), 10**length))
-
-    def __call__(self, source: str, target: str) -> tuple[str, str]:
-        for word in sorted(shared(NAME, source, target)):
-            # "de Tom" must not become "de Anna": a vowel stays a vowel.
-            new = self.name()
-            if self.random.random() < 0.5 and (new[0] in VOWELS) == (word[0] in VOWELS):
-                source, target = swapped(word, new, source, target)
-        for word in sorted(shared(NUMBER, source, target)):
-            if self.random.random() < 0.8 and word != "1":  # which has a singular
-                source, target = swapped(word, self.number(), source, target)
-        return source, target
-
-
-def shared(pattern: re.Pattern[str], source: str, target: str) -> set[str]:
-    """What `pattern` finds in both sentences."""
-    return set(pattern.findall(source)) & set(pattern.findall(target))
-
-
-def swapped(word: str, new: str, source: str, target: str) -> tuple[str, str]:
-    """Both sentences with another word in the place of `word`, or as they were if it stands there already."""
-    if new in source or new in target:
-        return source, target
-    whole = re.compile(rf"\b{word}\b")
-    return whole.sub(new, source), whole.sub(new, target)
 
 
 class Aligner:
@@ -183,40 +176,54 @@ def encoded(pairs: list[tuple[str, str]], tokenizer: MarianTokenizer) -> list[tu
 
 
 def batches(
-    pairs: list[tuple[str, str]], tokenizer: MarianTokenizer, aligner: Aligner, seed: int
+    pairs: list[tuple[str, str]],
+    tokenizer: MarianTokenizer,
+    aligner: Aligner,
+    seed: int,
+    vary: Callable[[str, str], tuple[str, str]] | None = None,
+    tokens: int = BATCH_TOKENS,
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """One epoch of batches of at most BATCH_TOKENS padded tokens a side, similar lengths together.
+    """One epoch of batches of at most so many padded tokens a side, similar lengths together.
+
+    vary: what is done to each pair before, nothing if not given.
 
     Yields input_ids, attention_mask `[batch, source]`, decoder_input_ids, labels `[batch, target]`
     (-100: padding) and alignment `[batch, target, source]`.
     """
     mixed = random.Random(seed).sample(pairs, len(pairs))
-    rename = Renamer(pairs, seed)
-    rows = sorted(
-        encoded([rename(*pair) for pair in mixed], tokenizer), key=lambda row: (len(row[1]), len(row[0]))
-    )
+    for start in range(0, len(mixed), POOL):
+        some = mixed[start : start + POOL]
+        groups = grouped(encoded([vary(*pair) for pair in some] if vary else some, tokenizer), tokens)
+        random.Random(seed + start + 1).shuffle(groups)
+        yield from (batch_of(group, tokenizer.pad_token_id, aligner) for group in groups)
+
+
+def grouped(rows: list[tuple[list[int], list[int]]], tokens: int) -> list[list[tuple[list[int], list[int]]]]:
+    """Rows of similar lengths together, of at most so many padded tokens a side."""
     groups: list[list[tuple[list[int], list[int]]]] = [[]]
     widest = 0
-    for row in rows:
+    for row in sorted(rows, key=lambda row: (len(row[1]), len(row[0]))):
         widest = max(widest, *map(len, row))
-        if (len(groups[-1]) + 1) * widest > BATCH_TOKENS:
+        if (len(groups[-1]) + 1) * widest > tokens:
             groups.append([])
             widest = max(map(len, row))
         groups[-1].append(row)
-    random.Random(seed + 1).shuffle(groups)
-    pad = tokenizer.pad_token_id
-    for group in groups:
-        source, labels = pad_rows([s for s, _ in group], pad), pad_rows([t for _, t in group], -100)
-        alignment = torch.zeros(*labels.shape, source.shape[1])
-        for place, (s, t) in enumerate(group):
-            alignment[place, : len(t), : len(s)] = torch.from_numpy(aligner(s, t))
-        yield {
-            "input_ids": source,
-            "attention_mask": (source != pad).long(),
-            "decoder_input_ids": pad_rows([[pad, *t[:-1]] for _, t in group], pad),
-            "labels": labels,
-            "alignment": alignment,
-        }
+    return groups
+
+
+def batch_of(group: list[tuple[list[int], list[int]]], pad: int, aligner: Aligner) -> dict[str, torch.Tensor]:
+    """What `batches` yields, of some rows."""
+    source, labels = pad_rows([s for s, _ in group], pad), pad_rows([t for _, t in group], -100)
+    alignment = torch.zeros(*labels.shape, source.shape[1])
+    for place, (s, t) in enumerate(group):
+        alignment[place, : len(t), : len(s)] = torch.from_numpy(aligner(s, t))
+    return {
+        "input_ids": source,
+        "attention_mask": (source != pad).long(),
+        "decoder_input_ids": pad_rows([[pad, *t[:-1]] for _, t in group], pad),
+        "labels": labels,
+        "alignment": alignment,
+    }
 
 
 def pad_rows(rows: list[list[int]], value: int) -> torch.Tensor:
@@ -249,6 +256,52 @@ def new_model(tokenizer: MarianTokenizer) -> MarianMTModel:
     model = MarianMTModel._from_config(config, attn_implementation="eager")  # it returns the attention
     torch.nn.init.normal_(model.model.shared.weight, std=config.d_model**-0.5)
     model.generation_config.update(num_beams=4, max_length=512, bad_words_ids=[[tokenizer.pad_token_id]])
+    return model
+
+
+def grown_model(folder: Path, tokenizer: MarianTokenizer) -> MarianMTModel:
+    """The model of a checkpoint, with rows in its embedding for the pieces that its vocabulary had not yet.
+
+    A new row is like others, with a little noise: a word that follows no space like the same one behind a
+    space; a letter like itself without its accent, or like all capitals or digits, a mark like other marks,
+    and these also like the bytes as which they came.
+    """
+    kept, model = MarianMTModel.from_pretrained(folder, dtype=torch.float32), new_model(tokenizer)
+    before = kept.model.shared.weight.detach()
+    ids = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    old = dict(ids[: len(before)])
+    single = [piece for piece in old if len(piece.removeprefix("▁")) == 1]
+    # What sets a piece within a word apart from one at its beginning.
+    long = [[i for one, i in old.items() if len(one) > 4 and one[0] != "<" and (one[0] == "▁") == is_first]
+            for is_first in (False, True)]  # fmt: skip
+    within = before[long[0]].mean(0) - before[long[1]].mean(0) if all(long) else 0
+
+    def row(piece: str) -> torch.Tensor:
+        text = piece.removeprefix("▁")
+        if f"▁{text}" in old:
+            return before[old[f"▁{text}"]] + within
+        written = [f"<0x{byte:02X}>" for byte in text.encode()]
+        plain = unicodedata.normalize("NFD", text[0])[0]
+        kinds = [kind for kind in (str.isupper, str.islower, str.isdigit) if kind(text)]
+        if len(text) > 1:
+            like = [piece for piece in (text[:n] for n in range(1, 9)) if piece in old]
+        elif plain != text and plain in old:
+            like = [plain, *written]
+        elif kinds:
+            like = [*filter(kinds[0], single), *written]
+        else:
+            like = [*(one for one in single if not one.strip("▁").isalnum()), *written]
+        return before[[old[one] for one in like]].mean(0)
+
+    grown = torch.cat([before, *(row(piece)[None] for piece, _ in ids[len(before) :])])
+    noise = torch.randn(len(grown) - len(before), grown.shape[1])
+    grown[len(before) :] += NOISE * before.std() * noise
+    state = kept.state_dict() | {
+        name: grown if tensor.shape == grown.shape else tensor
+        for name, tensor in model.state_dict().items()
+        if tensor.shape != kept.state_dict()[name].shape
+    }
+    model.load_state_dict(state)
     return model
 
 
@@ -285,46 +338,81 @@ def quality(model: Any, tokenizer: MarianTokenizer, pairs: list[tuple[str, str]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder with en-fr/train.tsv and dev.tsv")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        help="folder with en-fr/train.tsv and dev.tsv; ner/train.jsonl.gz gives names if it is there",
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--from", dest="source", choices=("en", "fr"), default="en", help="source language")
-    parser.add_argument("--steps", type=int, default=4500)
+    parser.add_argument("--resume", type=Path, help="folder of a checkpoint to go on from")
+    parser.add_argument("--steps", type=int, help="4500, or 520 with --resume")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    out, work = arguments.out, arguments.out / "work"
-    out.mkdir(parents=True, exist_ok=True)
+    out, work, resumed = arguments.out, arguments.out / "work", arguments.resume
+    work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(arguments.seed)
     pairs, held_out = (read_pairs(arguments.data / "en-fr" / f"{split}.tsv") for split in ("train", "dev"))
-    languages = ["en", "fr"]
-    if arguments.source == "fr":
-        languages.reverse()
-        pairs, held_out = ([(french, english) for english, french in rows] for rows in (pairs, held_out))
+    names = rare_names(arguments.data)
+    languages, back = ["en", "fr"], arguments.source == "fr"
+
+    def sides(rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        return [(french, english) for english, french in rows] if back else rows
+
     # The data was split by English sentence, so that a French one can be on both sides.
-    kept_back = {source for source, _ in held_out}
-    pairs = [pair for pair in pairs if pair[0] not in kept_back]
-    tokenizer = train_vocabulary(pairs, languages, out)
+    kept_back = {source for source, _ in sides(held_out)}
+    pairs = [pair for pair in sides(pairs) if pair[0] not in kept_back]
+    if back:
+        languages.reverse()
+    if resumed:
+        model_file = (resumed / "source.spm").read_bytes()
+        tokenizer = complete_vocabulary(model_file, pairs, languages, work)
+    else:
+        tokenizer = train_vocabulary(pairs, languages, work)
+    vary = Varied(sides(pairs), arguments.seed, names, back)
+
+    def varied(number: int) -> Callable[[str, str], tuple[str, str]]:
+        vary.random.seed(arguments.seed + number)
+        return (lambda french, english: vary(english, french)[::-1]) if back else vary
+
     aligner = Aligner(tokenizer.vocab_size)
-    aligner.learn(encoded(pairs, tokenizer))
-    model = new_model(tokenizer)
+    once = varied(-1)
+    some = random.Random(arguments.seed).sample(pairs, min(len(pairs), ALIGNED))
+    aligner.learn(encoded([once(*pair) for pair in some], tokenizer))
+    model = grown_model(resumed, tokenizer) if resumed else new_model(tokenizer)
     model.to(best_device())  # type: ignore[arg-type]  # its decorator hides the signature
+    steps, tokens, peak_rate, warmup = RESUMED if resumed else FROM_SCRATCH
     curve = train(
         model,
-        lambda number: batches(pairs, tokenizer, aligner, arguments.seed + number),
+        lambda number: batches(pairs, tokenizer, aligner, arguments.seed + number, varied(number), tokens),
         lambda batch: loss_of(model, batch),
-        steps=arguments.steps,
-        peak_rate=PEAK_RATE,
-        warmup=WARMUP,
+        steps=arguments.steps or steps,
+        peak_rate=peak_rate,
+        warmup=warmup,
         seed=arguments.seed,
         work=work,
         betas=(0.9, 0.98),
         eps=1e-9,
     )
-    bleu, chrf = quality(model, tokenizer, held_out)
+    if resumed:
+        curve = joined(json.loads((resumed / "curve.json").read_text()), curve)
+    bleu, chrf = quality(model, tokenizer, sides(held_out))
     print(f"BLEU {bleu:.1f}, chrF {chrf:.1f} on {len(held_out)} held-out pairs")
     model.half().save_pretrained(out)
     tokenizer.save_pretrained(out)
     (out / "curve.json").write_text(json.dumps(curve))
     shutil.rmtree(work)
+
+
+def joined(first: list[dict[str, float]], second: list[dict[str, float]]) -> list[dict[str, float]]:
+    """The curve of a training and of one that went on from it, as one: steps and seconds go on."""
+    last = first[-1]
+    return first + [
+        point
+        | {"step": last["step"] + point["step"], "seconds": round(last["seconds"] + point["seconds"], 1)}
+        for point in second
+    ]
 
 
 if __name__ == "__main__":

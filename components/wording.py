@@ -36,6 +36,7 @@ MARK = re.compile(r"\s*[–—―]\s*|«\s?|\s?»|[“”„‟‘’‚‛…�
 AROUND = re.compile(rf"{KEY.pattern}|\s*[–—―]\s*|[«“„‟]\s?|\s?[»”]")
 INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff"), "")
 NUMERIC = re.compile(r"(?<!\w)[$€£]?\d+(?:[.,:/–-]\d+|[ \u00a0\u202f]\d{3}(?!\d))*(?:\s?[%€$£°])?(?!\w)")
+LONG = re.compile(r"\d\D?\d")  # of one digit the other language may well make a word
 COLON = re.compile(r"([ \u00a0\u202f]?[:;]\s+)")
 ENCLOSED = tuple(
     re.compile(rf"({re.escape(first)}\s?)([^{re.escape(first + last)}]+?)(\s?{re.escape(last)}[.,;:!?…]*)")
@@ -115,7 +116,7 @@ def worded(
     """How a sentence is written for a checkpoint; None if there are not enough stand-ins.
 
     kept: what stands for the keys in it; pair: codes of its language and of the other; attempt: from 0 on;
-    after the last one numbers stay as they are.
+    from the second one on all numbers of some length get a stand-in, after the last one none does.
     """
     read, capitals = lowered(segment.text, pair[0])
     words = set(re.findall(r"\w+", read.casefold()))
@@ -133,7 +134,8 @@ def worded(
         return stand_in(kept[match[0]], like(kept[match[0]]) if number else NAMES)
 
     def number(match: Match) -> str:
-        return stand_in(match[0], like(match[0])) if any(map(lacks, match[0])) else match[0]
+        again = attempt > 0 and LONG.search(match[0])
+        return stand_in(match[0], like(match[0])) if again or any(map(lacks, match[0])) else match[0]
 
     try:
         read = NUMERIC.sub(number, read) if attempt < ATTEMPTS else read
@@ -145,6 +147,13 @@ def worded(
     small = segment.part and read[:1].islower() and pair[1][:2] != "de"
     unended = segment.part and read[-1:] not in ".!?…"
     return Wording(read, tuple(stand_ins.items()), capitals, marks, breaks, small, unended)
+
+
+def lost(text: str, translation: str) -> bool:
+    """Whether a number of a text is not in its translation; its digits may be grouped otherwise there."""
+    written = re.sub(r"\D", "", translation)
+    numbers = [number for number in NUMERIC.findall(text) if LONG.search(number)]
+    return any(re.sub(r"\D", "", number) not in written for number in numbers)
 
 
 def like(number: str) -> Sequence[str]:

@@ -50,7 +50,7 @@ from components.line import Line
 from components.models import Loaded, ModelManager, survives_out_of_memory
 from components.progress import Report, Stopped, never, unreported
 from components.sentences import split_clauses, split_sentences
-from components.wording import ATTEMPTS, Lacks, Wording, around, taken_apart, worded
+from components.wording import ATTEMPTS, Lacks, Wording, around, lost, taken_apart, worded
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -446,7 +446,7 @@ class Work:
         for (hole, wording), encoding, part, output in zip(asked, encodings, kept, generated, strict=True):
             source = layout.unshielded(hole.segment.text, hole.things)
             sentence = postprocess(source, wording, encoding, output, self.loaded)
-            if sentence:
+            if sentence and not (attempt < ATTEMPTS and lost(sentence.source, sentence.target)):
                 hole.filled.append(sentence)
                 self.cut += [] if part is None else [part]
         return [hole for hole in holes if not hole.filled]

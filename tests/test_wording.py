@@ -3,7 +3,7 @@
 import pytest
 
 from components.layout import Segment, shielded
-from components.wording import ATTEMPTS, Wording, around, lowered, restored, taken_apart, worded
+from components.wording import ATTEMPTS, Wording, around, lost, lowered, restored, taken_apart, worded
 
 
 def lacks(mark):
@@ -95,6 +95,31 @@ def test_each_attempt_has_other_stand_ins():
     read = [of("Ask {name} and %d.", attempt=attempt).read for attempt in range(ATTEMPTS)]
     assert len(set(read)) == ATTEMPTS
     assert read[-1].split()[1].isdigit()
+
+
+@pytest.mark.parametrize("number", ["1,876", "28/07/1968", "10:45", "$12.50", "345", "06 123 456"])
+def test_a_number_that_was_lost_gets_a_stand_in(number):
+    text = f"We have {number} here."
+    assert worded(Segment(text), {}, holds_all, ("en", "fr")) == Wording(text)
+    again = worded(Segment(text), {}, holds_all, ("en", "fr"), 1)
+    assert number not in again.read
+    assert again.restored(again.read) == text
+    assert worded(Segment(text), {}, holds_all, ("en", "fr"), ATTEMPTS) == Wording(text)
+    assert lost(text, "Nous avons 1,86 ici.") and not lost(text, f"Nous avons {number} ici.")
+
+
+@pytest.mark.parametrize(
+    ("text", "translation"),
+    [
+        ("7 cats", "sept chats"),
+        ("1,250.67 a month", "1 250,67 par mois"),
+        ("At 10:45", "À 10 h 45"),
+        ("No numbers", "Pas de nombres"),
+    ],
+)
+def test_a_number_that_is_written_otherwise_is_not_lost(text, translation):
+    assert not lost(text, translation)
+    assert worded(Segment("7 cats"), {}, holds_all, ("en", "fr"), 1) == Wording("7 cats")
 
 
 def test_more_things_than_stand_ins():

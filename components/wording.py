@@ -37,6 +37,7 @@ AROUND = re.compile(rf"{KEY.pattern}|\s*[–—―]\s*|[«“„‟]\s?|\s?[»�
 INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff"), "")
 NUMERIC = re.compile(r"(?<!\w)[$€£]?\d+(?:[.,:/–-]\d+|[ \u00a0\u202f]\d{3}(?!\d))*(?:\s?[%€$£°])?(?!\w)")
 LONG = re.compile(r"\d\D?\d")  # of one digit the other language may well make a word
+GROUPING = "[ .,\u00a0\u202f]?"  # what may stand between the digits of a long number
 COLON = re.compile(r"([ \u00a0\u202f]?[:;]\s+)")
 ENCLOSED = tuple(
     re.compile(rf"({re.escape(first)}\s?)([^{re.escape(first + last)}]+?)(\s?{re.escape(last)}[.,;:!?…]*)")
@@ -150,10 +151,11 @@ def worded(
 
 
 def lost(text: str, translation: str) -> bool:
-    """Whether a number of a text is not in its translation; its digits may be grouped otherwise there."""
-    written = re.sub(r"\D", "", translation)
+    """Whether a number of a text is not in its translation; marks between its digits may be others there."""
     numbers = [number for number in NUMERIC.findall(text) if LONG.search(number)]
-    return any(re.sub(r"\D", "", number) not in written for number in numbers)
+    groups = ([GROUPING.join(group) for group in re.findall(r"\d+", number)] for number in numbers)
+    patterns = (r"\D{0,3}".join(one) for one in groups)
+    return not all(re.search(rf"(?<!\d){pattern}(?!\d)", translation) for pattern in patterns)
 
 
 def like(number: str) -> Sequence[str]:

@@ -114,12 +114,19 @@ def test_a_number_that_was_lost_gets_a_stand_in(number):
         ("7 cats", "sept chats"),
         ("1,250.67 a month", "1 250,67 par mois"),
         ("At 10:45", "À 10 h 45"),
+        ("On 8/11/1938", "Le 8.11.1938"),
+        ("1250 people", "1 250 personnes"),
         ("No numbers", "Pas de nombres"),
     ],
 )
 def test_a_number_that_is_written_otherwise_is_not_lost(text, translation):
     assert not lost(text, translation)
     assert worded(Segment("7 cats"), {}, holds_all, ("en", "fr"), 1) == Wording("7 cats")
+
+
+@pytest.mark.parametrize("translation", ["Le 8/1/1/1938", "Le 8/11/19388", "Le 11/1938", "Un jour"])
+def test_a_number_with_other_digits_is_lost(translation):
+    assert lost("On 8/11/1938", translation)
 
 
 def test_more_things_than_stand_ins():

@@ -9,8 +9,7 @@ Vocabulary and model are written in the layout of opus-mt, so that plain `from_p
 
 trains from random weights. With `--resume FOLDER` it goes on from the checkpoint in that folder, in fewer
 steps at a lower rate: pieces that its vocabulary lacks are added behind the others and get rows in the
-embedding. With `--share` less than 1 the result is a mean of the weights before and after (Wortsman et
-al. 2022), which keeps more of what was learnt before.
+embedding.
 """
 
 import argparse
@@ -35,7 +34,7 @@ from transformers import MarianConfig, MarianMTModel, MarianTokenizer
 
 from benchmarks.measures import reference_streams
 from components.device import best_device
-from training.common import read_pairs, restore, train, trained
+from training.common import read_pairs, train
 from training.variations import Varied, rare_names
 
 VOCABULARY = 8000
@@ -349,9 +348,6 @@ def main() -> None:
     parser.add_argument("--from", dest="source", choices=("en", "fr"), default="en", help="source language")
     parser.add_argument("--resume", type=Path, help="folder of a checkpoint to go on from")
     parser.add_argument("--steps", type=int, help="4500, or 520 with --resume")
-    parser.add_argument(
-        "--share", type=float, default=1, help="of the trained weights in their mean with FOLDER's"
-    )
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     out, work, resumed = arguments.out, arguments.out / "work", arguments.resume
@@ -386,7 +382,6 @@ def main() -> None:
     aligner.learn(encoded([once(*pair) for pair in some], tokenizer))
     model = grown_model(resumed, tokenizer) if resumed else new_model(tokenizer)
     model.to(best_device())  # type: ignore[arg-type]  # its decorator hides the signature
-    before = {name: weight.detach().clone() for name, weight in trained(model).items()}
     steps, tokens, peak_rate, warmup = RESUMED if resumed else FROM_SCRATCH
     curve = train(
         model,
@@ -401,8 +396,6 @@ def main() -> None:
         eps=1e-9,
     )
     if resumed:
-        weights = trained(model)
-        restore(weights, {name: before[name].lerp(weights[name], arguments.share) for name in weights})
         curve = joined(json.loads((resumed / "curve.json").read_text()), curve)
     bleu, chrf = quality(model, tokenizer, sides(held_out))
     print(f"BLEU {bleu:.1f}, chrF {chrf:.1f} on {len(held_out)} held-out pairs")

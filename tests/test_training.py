@@ -225,6 +225,14 @@ def test_translation_trains_and_loads(data, tmp_path, monkeypatch, source, capsy
     one, other = (load_file(folder / "model.safetensors")["model.shared.weight"] for folder in (out, further))
     assert one.shape == other.shape and not torch.equal(one, other)
 
+    # And from a mean with the one before it, which had fewer pieces.
+    model = AutoModelForSeq2SeqLM.from_pretrained(further, dtype=torch.float32)
+    model.resize_token_embeddings(len(one) + 3)
+    before = model.model.shared.weight.detach().clone()
+    translation.mix(model, out)
+    mean = 0.75 * other.float() + 0.25 * one.float()
+    torch.testing.assert_close(model.model.shared.weight.detach(), torch.cat([mean, before[len(one) :]]))
+
 
 def test_batches_of_pairs_hold_every_pair_once(data, tmp_path, monkeypatch):
     small(monkeypatch)

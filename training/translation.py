@@ -9,7 +9,8 @@ Vocabulary and model are written in the layout of opus-mt, so that plain `from_p
 
 trains from random weights. With `--resume FOLDER` it goes on from the checkpoint in that folder, in fewer
 steps at a lower rate: pieces that its vocabulary lacks are added behind the others and get rows in the
-embedding.
+embedding. `--earlier FOLDER` begins with a mean of that checkpoint and of an earlier one, which knew plain
+sentences better.
 """
 
 import argparse
@@ -45,6 +46,7 @@ MAX_TOKENS = 128
 USUAL_TOKENS = 32  # 99.5 % of the sentences have no more; longer ones are translated in clauses
 FROM_SCRATCH = 4500, BATCH_TOKENS, 1.2e-3, 300  # steps, tokens of a batch, peak rate, steps of warmup
 RESUMED = 520, 2000, 5e-4, 40
+EARLIER = 0.25  # share of the earlier checkpoint in a mean with a later one
 NOISE = 0.3  # of new rows of an embedding, in standard deviations of the others
 SMOOTHING = 0.1
 GUIDE = (1, 0)  # decoder layer and cross-attention head that learn to align
@@ -226,6 +228,21 @@ def batch_of(group: list[tuple[list[int], list[int]]], pad: int, aligner: Aligne
     }
 
 
+def mix(model: MarianMTModel, folder: Path) -> None:
+    """Move weights by EARLIER towards an earlier checkpoint's, whose pieces are the first of this one's.
+
+    Means of weights before and after a training for other texts keep much of both (Wortsman et al. 2022,
+    Robust fine-tuning of zero-shot models).
+    """
+    earlier = MarianMTModel.from_pretrained(folder, dtype=torch.float32).state_dict()
+    mixed = {}
+    for name, tensor in model.state_dict().items():  # one tensor may be there under several names
+        there = tuple(slice(size) for size in earlier[name].shape)
+        mixed[name] = tensor.clone()
+        mixed[name][there].lerp_(earlier[name], EARLIER)
+    model.load_state_dict(mixed)
+
+
 def pad_rows(rows: list[list[int]], value: int) -> torch.Tensor:
     """`[batch, longest]` of int64, filled up with `value` on the right."""
     longest = max(map(len, rows))
@@ -347,7 +364,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--from", dest="source", choices=("en", "fr"), default="en", help="source language")
     parser.add_argument("--resume", type=Path, help="folder of a checkpoint to go on from")
+    parser.add_argument("--earlier", type=Path, help="folder of a checkpoint before that one, to mix in")
     parser.add_argument("--steps", type=int, help="4500, or 520 with --resume")
+    parser.add_argument("--tokens", type=int, help="of a batch on one side: 3000, or 2000 with --resume")
+    parser.add_argument("--peak-rate", type=float, help="1.2e-3, or 5e-4 with --resume")
+    parser.add_argument("--warmup", type=int, help="steps: 300, or 40 with --resume")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     out, work, resumed = arguments.out, arguments.out / "work", arguments.resume
@@ -381,15 +402,19 @@ def main() -> None:
     some = random.Random(arguments.seed).sample(pairs, min(len(pairs), ALIGNED))
     aligner.learn(encoded([once(*pair) for pair in some], tokenizer))
     model = grown_model(resumed, tokenizer) if resumed else new_model(tokenizer)
+    if arguments.earlier:
+        mix(model, arguments.earlier)
     model.to(best_device())  # type: ignore[arg-type]  # its decorator hides the signature
     steps, tokens, peak_rate, warmup = RESUMED if resumed else FROM_SCRATCH
     curve = train(
         model,
-        lambda number: batches(pairs, tokenizer, aligner, arguments.seed + number, varied(number), tokens),
+        lambda number: batches(
+            pairs, tokenizer, aligner, arguments.seed + number, varied(number), arguments.tokens or tokens
+        ),
         lambda batch: loss_of(model, batch),
         steps=arguments.steps or steps,
-        peak_rate=peak_rate,
-        warmup=warmup,
+        peak_rate=arguments.peak_rate or peak_rate,
+        warmup=arguments.warmup or warmup,
         seed=arguments.seed,
         work=work,
         betas=(0.9, 0.98),

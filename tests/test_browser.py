@@ -757,7 +757,8 @@ def test_image_shows_as_many_labels_as_asked_for(page):
 def test_image_says_what_is_wrong_with_a_picture(page, tmp_path):
     (tmp_path / "letter.png").write_bytes(b"Dear reader, this is not a picture. " * 100)
     whole = Path(gr.media.get_image("tower.jpg")).read_bytes()
-    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "half.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 20])
     Image.new("1", (8000, 8000)).save(tmp_path / "large.png")
     panel = open_tab(page, "Image classification")
     run(panel)
@@ -777,6 +778,11 @@ def test_image_says_what_is_wrong_with_a_picture(page, tmp_path):
     run(panel)
     expect_done(panel)
     expect_answer(panel, FIRST["Image classification"][0])
+    expect_no_problem(panel)
+    upload(panel, tmp_path / "half.jpg", "Remove Image")
+    run(panel)
+    expect_done(panel)
+    expect(status(panel)).to_contain_text("rows")
     expect_no_problem(panel)
 
 

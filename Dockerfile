@@ -48,7 +48,7 @@ EXPOSE 7860
 # Alive, not ready: a model that is being downloaded is no reason to start the app again. It asks where the app
 # was told to listen, by options behind the image's name as well.
 HEALTHCHECK --interval=30s --timeout=10s --start-period=60s --retries=3 \
-    CMD ["python", "-m", "components.health"]
+    CMD ["python", "-m", "components.server.health"]
 
 # As a list, so that the app itself is told to stop, and lets its runs finish.
 ENTRYPOINT ["python", "app.py"]

@@ -28,11 +28,11 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 # Gradio makes a table of its last 10,000 events after every single one, for a page that nobody opens here.
 os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = str(10**9)
 
-from components import hosting
+from components.server import hosting
 
 os.environ.update(hosting.defaults(os.environ, hosting.storage()))
 
-from components import addresses, uploads
+from components.server import addresses, uploads
 from components.settings import Settings, parse
 
 if __name__ == "__main__":
@@ -59,8 +59,11 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 import demos
-from components import agents, logs, sources, ui
-from components.access import (
+from components.errors import DemoError
+from components.models.manager import ModelManager
+from components.page import ui
+from components.server import agents, logs
+from components.server.access import (
     GUEST,
     Door,
     Limits,
@@ -71,12 +74,11 @@ from components.access import (
     new_password,
     read_users,
 )
-from components.checkpoints import Offer
-from components.errors import DemoError
-from components.hub import HubStatus
-from components.line import Line
-from components.metrics import TYPE, Metrics
-from components.models import ModelManager
+from components.server.line import Line
+from components.server.metrics import TYPE, Metrics
+from components.weights import sources
+from components.weights.checkpoints import Offer
+from components.weights.hub import HubStatus
 
 GRACE = 5.0  # seconds that runs may take to finish when the app is stopped
 TELLING = 2.0  # seconds for those who are broken off to be told
@@ -98,12 +100,12 @@ def create_manager(
     device: where models run, the best one if not given; failures: for how long a checkpoint that did not come
     is not tried again; options: more of the manager's.
     """
-    from components.checkpoints import Checkpoint
-    from components.device import best_device, best_dtype, cpu
-    from components.loading import place
-    from components.matrices import Ways
-    from components.models import Loaded, Place
+    from components.models.device import best_device, best_dtype, cpu
+    from components.models.loading import place
+    from components.models.manager import Loaded, Place
+    from components.models.matrices import Ways
     from components.progress import Report
+    from components.weights.checkpoints import Checkpoint
 
     device, failed = device or best_device, failures or sources.Failures()
     ways = Ways(settings.cache / "linear.json")
@@ -166,8 +168,8 @@ def create_lent(settings: Settings, hub: HubStatus) -> ModelManager:
     """
     import spaces  # Spaces with this hardware have it, and nobody else needs it
 
-    from components.device import cpu
-    from components.zerogpu import Away, placed
+    from components.models.device import cpu
+    from components.models.zerogpu import Away, placed
 
     # A manager of its own: what the process with the GPU takes along must not be in use here.
     # There is no time to try again what did not come in the beginning.
@@ -185,7 +187,7 @@ def create_lent(settings: Settings, hub: HubStatus) -> ModelManager:
 
 def masthead(settings: Settings, hub: HubStatus) -> str:
     """Where the models run now: device and hub."""
-    from components.device import best_device, device_name
+    from components.models.device import best_device, device_name
 
     if settings.checkpoints == "starter":
         where = "starters only"

@@ -38,8 +38,8 @@ def model_of(folder: str, kind: str) -> Any:
     """On the device and in the number format that the app would choose."""
     import transformers
 
-    from components.device import best_device, best_dtype
-    from components.loading import stored_dtype
+    from components.models.device import best_device, best_dtype
+    from components.models.loading import stored_dtype
 
     device = best_device()
     dtype = best_dtype(device, stored_dtype(Path(folder)))
@@ -60,8 +60,8 @@ def machine() -> Measured:
     """Threads, device and number format that torch works with; the processor and its vector instructions."""
     import torch
 
-    from components.device import best_device, best_dtype, device_name
-    from components.matrices import processor
+    from components.models.device import best_device, best_dtype, device_name
+    from components.models.matrices import processor
 
     device = best_device()
     dtype = str(best_dtype(device)).removeprefix("torch.")
@@ -272,7 +272,7 @@ def transcribe(folder: str, paths: Sequence[str]) -> Measured:
     """`generate` with timestamps, as it does a recording of any length; answers: the transcripts."""
     import torch
 
-    from components.audio import RATE, decode
+    from components.inputs.audio import RATE, decode
 
     model = model_of(folder, "AutoModelForSpeechSeq2Seq")
     processor = processor_of(folder, "AutoProcessor")
@@ -303,7 +303,7 @@ def encode_speech(folder: str, paths: Sequence[str]) -> Measured:
     """Only the encoder, over each recording in windows of 30 s; answers: how many windows."""
     import torch
 
-    from components.audio import RATE, decode
+    from components.inputs.audio import RATE, decode
 
     model = model_of(folder, "AutoModelForSpeechSeq2Seq")
     extract = processor_of(folder, "AutoProcessor").feature_extractor

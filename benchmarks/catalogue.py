@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.processes import PATIENCE, ROOT, environment
-from components.checkpoints import Hub
+from components.weights.checkpoints import Hub
 from demos import generation, image, masked, sentiment, speech, tokenizers, translation, zero_shot
 from tests import repositories
 from tests.hub_server import HubServer
@@ -138,8 +138,8 @@ def use(tab: str, name: str) -> Use:
     """Run a tab twice with a checkpoint in this process, with the manager that the app makes."""
     import app
     from components.errors import DemoError
-    from components.hub import HubStatus
     from components.settings import parse
+    from components.weights.hub import HubStatus
 
     run, _ = TABS[tab]
     app.warm()

@@ -52,7 +52,7 @@ def read_rate() -> float:
     """Bytes a second that the app's device reads at best, by adding up a tensor or by copying it."""
     import torch
 
-    from components.device import best_device
+    from components.models.device import best_device
 
     device = best_device()
     source = torch.ones(SIZE // 4, device=device)
@@ -79,7 +79,7 @@ def weights_read(model: Any, quantize: str = "none") -> int:
     """
     import torch
 
-    from components.quantization import bytes_of, quantize_decoder
+    from components.models.quantization import bytes_of, quantize_decoder
 
     if quantize != "none" and not quantize_decoder(model, quantize):
         raise ValueError(f"this decoder cannot be kept in {quantize}")

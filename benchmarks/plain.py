@@ -18,8 +18,8 @@ import gradio as gr
 import soundfile
 import soxr
 
-from components.device import best_device, best_dtype
-from components.loading import stored_dtype
+from components.models.device import best_device, best_dtype
+from components.models.loading import stored_dtype
 
 TEMPLATE = "This text is about {}."
 TEMPERATURE = 0.05

@@ -26,15 +26,15 @@ import numpy as np
 
 from app import create_manager
 from benchmarks.measures import calibration_error, read_lines, read_records, reference_streams
-from components import attention as explorer
 from components.errors import DemoError
-from components.hub import HubStatus
+from components.explain import attention as explorer
 from components.progress import never, unreported
 from components.settings import parse
+from components.weights.hub import HubStatus
 from demos import image, masked, sentiment, speech, translation, zero_shot
 
 if TYPE_CHECKING:
-    from components.models import Loaded, ModelManager
+    from components.models.manager import Loaded, ModelManager
 
 Z = 1.959964  # 95 % of a normal distribution lie within this many standard deviations
 RESAMPLES = 1000  # of a bootstrap

@@ -44,8 +44,8 @@ from benchmarks.rounds import (
     seconds,
 )
 from benchmarks.stage import ROUNDS, Bench, Stage, app, join_clips, starter_folders, word_error_rate
-from components.device import best_device
 from components.errors import DemoError
+from components.models.device import best_device
 from demos import speech, zero_shot
 
 DEVICES = ("cpu", "cuda", "mps")

@@ -19,12 +19,12 @@ from benchmarks.load import Burst
 from benchmarks.processes import Server, Worker, server, worker
 from benchmarks.quality import read_labelled, read_records, read_references
 from benchmarks.rounds import Side, alternate, evenly
-from components import sources
-from components.checkpoints import Offer
 from components.errors import CheckpointError
 from components.progress import unreported
 from components.settings import parse
-from components.wheels import SMOLLM2, WHISPER, Wheel
+from components.weights import sources
+from components.weights.checkpoints import Offer
+from components.weights.wheels import SMOLLM2, WHISPER, Wheel
 from demos import generation, image, sentiment, speech, translation, zero_shot
 
 ROUNDS = 5

@@ -10,13 +10,25 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from components.addresses import below
-
 LOCAL = (None, "127.0.0.1", "localhost", "::1", "[::1]")
 POLICIES = ("auto", "hub", "starter")
 SWITCHES = ("store_true", argparse.BooleanOptionalAction)
 LOGS = ("text", "json")
 QUANTIZE = ("none", "int8", "int4")
+
+
+def below(path: str) -> str:
+    """The path of an app behind a proxy, with a slash before it and none behind; "" for the root.
+
+    A whole address, with http:// or https://, stays one. Raises ValueError for what is no path.
+    """
+    text = path.strip()
+    if text.startswith(("http://", "https://")):
+        return text.rstrip("/")
+    parts = [part for part in text.split("/") if part]
+    if any(part in (".", "..") or set(part) & set(" ?#\\<>\"'") or not part.isprintable() for part in parts):
+        raise ValueError("not a path")
+    return "".join(f"/{part}" for part in parts)
 
 
 def _default_cache() -> Path:

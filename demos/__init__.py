@@ -3,7 +3,7 @@
 import importlib
 import pkgutil
 
-from components.demo import Demo
+from components.page.demo import Demo
 
 
 def discover() -> list[Demo]:

@@ -12,15 +12,18 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 import demos
-from components import given, markup, tables, ui
-from components.agreement import agreement, strength
-from components.checkpoints import Offer
-from components.demo import Compared, Comparison, Demo, Status, status_of_two
 from components.errors import Cancelled, InputError
-from components.inside_markup import sentence
-from components.line import Line
-from components.models import ModelManager
+from components.explain.agreement import agreement, strength
+from components.inputs import given, tables
+from components.models.manager import ModelManager
+from components.models.status import Status, status_of_two
+from components.page import ui
+from components.page.demo import Compared, Comparison, Demo
 from components.progress import Progress, Report, Stopped, never, unreported
+from components.server.line import Line
+from components.show import markup
+from components.show.inside_markup import sentence
+from components.weights.checkpoints import Offer
 
 if TYPE_CHECKING:
     from components.settings import Settings

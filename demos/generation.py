@@ -10,17 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from components import alternatives, answers, generation_markup, given, inside, markup, snippets, tables, ui
-from components.alternatives import Places
-from components.answers import About
-from components.causal import OFFER
-from components.control import control_tokens
-from components.decoding import Sampling, Step, Token, decode, end_tokens
-from components.demo import Compared, Comparison, Demo, Status, status_of
-from components.eager import twin
+from components.compute import tokenization
+from components.compute.decoding import Sampling, Step, Token, decode, end_tokens
 from components.errors import Cancelled, DemoError, InputError
-from components.inside import Architecture, Axis, Tokens
-from components.inside_markup import (
+from components.explain import alternatives, inside, snippets
+from components.explain.alternatives import Places
+from components.explain.inside import Architecture, Axis, Tokens
+from components.inputs import given
+from components.models.control import control_tokens
+from components.models.eager import twin
+from components.models.manager import Loaded, ModelManager, survives_out_of_memory
+from components.models.status import Status, status_of
+from components.page import answers, ui
+from components.page.answers import About
+from components.page.demo import Compared, Comparison, Demo
+from components.progress import Report, Stopped, never, unreported
+from components.server.line import Line
+from components.show import generation_markup, markup
+from components.show.inside_markup import (
     architecture_facts,
     hidden_states,
     readable,
@@ -28,9 +35,7 @@ from components.inside_markup import (
     stations,
     token_chips,
 )
-from components.line import Line
-from components.models import Loaded, ModelManager, survives_out_of_memory
-from components.progress import Report, Stopped, never, unreported
+from components.weights.causal import OFFER
 
 if TYPE_CHECKING:
     import numpy as np
@@ -277,8 +282,8 @@ def run(
         with loaded.lock:
             if request.mode == "completion" and splits_at_its_end(request.prompt, loaded.processor):
                 remarks.append(SPACE)
-        if why := tables.unknown_of([request.prompt], loaded)[0]:
-            remarks.append(f"{why}: {tables.GUESSED}")
+        if why := tokenization.unknown_of([request.prompt], loaded)[0]:
+            remarks.append(f"{why}: {tokenization.GUESSED}")
         if stopped():
             remarks.append("Stopped.")
         status = status_of(loaded, started, tuple(remarks), measured)

@@ -12,27 +12,12 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from components import answers, finite, given, inside, markup, saliency, snippets, ui
-from components.answers import About
-from components.batching import MOST, Batcher
-from components.checkpoints import Checkpoint, Hub, Offer, Recipe
-from components.demo import Compared, Comparison, Demo, Status, status_of
-from components.eager import twin
-from components.inside import Architecture, Axis
-from components.inside_markup import (
-    MOST_LABELS,
-    architecture_facts,
-    fact_list,
-    hidden_states,
-    number_table,
-    sentence,
-    shape,
-    stations,
-    to_probabilities_table,
-)
-from components.line import Line
-from components.models import Loaded, ModelManager, survives_out_of_memory
-from components.pictures import (
+from components.compute.batching import MOST, Batcher
+from components.explain import inside, saliency, snippets
+from components.explain.inside import Architecture, Axis
+from components.explain.saliency import Maps
+from components.inputs import given
+from components.inputs.pictures import (
     READ,
     SAID,
     as_seen,
@@ -43,9 +28,29 @@ from components.pictures import (
     processor_steps,
     read_picture,
 )
+from components.models import finite
+from components.models.eager import twin
+from components.models.manager import Loaded, ModelManager, survives_out_of_memory
+from components.models.status import Status, status_of
+from components.page import answers, ui
+from components.page.answers import About
+from components.page.demo import Compared, Comparison, Demo
 from components.progress import Report, Stopped, never, unreported
-from components.saliency import Maps
-from components.wheels import EFFICIENTNET
+from components.server.line import Line
+from components.show import markup
+from components.show.inside_markup import (
+    MOST_LABELS,
+    architecture_facts,
+    fact_list,
+    hidden_states,
+    number_table,
+    sentence,
+    shape,
+    stations,
+    to_probabilities_table,
+)
+from components.weights.checkpoints import Checkpoint, Hub, Offer, Recipe
+from components.weights.wheels import EFFICIENTNET
 
 if TYPE_CHECKING:
     import torch

@@ -12,15 +12,21 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 import numpy as np
 
-from components import answers, causal, inside, markup, tables, ui
-from components.answers import About
-from components.checkpoints import Bundled, Checkpoint, Hub, Offer, Recipe
-from components.control import control_tokens
-from components.demo import Demo, Status, status_of, status_of_two
+from components.compute import tokenization
 from components.errors import CheckpointError, InputError, ModelLoadError, NotFinite
-from components.gap import MARK, may_look, split_at_gap, window
-from components.inside import Architecture, Axis, Tokens
-from components.inside_markup import (
+from components.explain import inside
+from components.explain.inside import Architecture, Axis, Tokens
+from components.inputs.gap import MARK, may_look, split_at_gap, window
+from components.models.control import control_tokens
+from components.models.manager import Loaded, ModelManager, TooNarrow, survives_out_of_memory
+from components.models.status import Status, status_of, status_of_two
+from components.page import answers, ui
+from components.page.answers import About
+from components.page.demo import Demo
+from components.progress import Progress, Report, Stopped, never, unreported
+from components.server.line import Line
+from components.show import markup
+from components.show.inside_markup import (
     SOFTMAX,
     architecture_facts,
     hidden_states,
@@ -30,10 +36,9 @@ from components.inside_markup import (
     stations,
     token_chips,
 )
-from components.line import Line
-from components.models import Loaded, ModelManager, TooNarrow, survives_out_of_memory
-from components.progress import Progress, Report, Stopped, never, unreported
-from components.wheels import MINILM
+from components.weights import causal
+from components.weights.checkpoints import Bundled, Checkpoint, Hub, Offer, Recipe
+from components.weights.wheels import MINILM
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -131,7 +136,7 @@ def preprocess_masked(before: str, after: str, loaded: Loaded) -> tuple[list[int
 
     Raises InputError for a tokenizer without a mask, or one whose mask is a word that the text has.
     """
-    tokenizer, limit = loaded.processor, tables.longest_input(loaded)
+    tokenizer, limit = loaded.processor, tokenization.longest_input(loaded)
     if tokenizer.mask_token is None:
         raise InputError(f"{loaded.checkpoint.name} has no mask token. Choose a masked language model.")
     with loaded.lock:
@@ -172,7 +177,7 @@ def preprocess_causal(before: str, loaded: Loaded) -> tuple[list[int], str | Non
     A space at the end is left out: it belongs to the next token. Raises InputError if nothing stands there
     and the checkpoint has no token that begins a text.
     """
-    tokenizer, limit = loaded.processor, tables.longest_input(loaded)
+    tokenizer, limit = loaded.processor, tokenization.longest_input(loaded)
     with loaded.lock:
         ids = tokenizer(before.rstrip(" "), verbose=False)["input_ids"]
         if not ids and tokenizer.bos_token_id is None:
@@ -233,8 +238,8 @@ def fill(
         remarks: tuple[str, ...] = ()
         if kept is not None:
             remarks = (
-                f"The masked model takes {tables.longest_input(loaded)} tokens: it read only those around "
-                f"the gap, from “{kept[:80]} …”",
+                f"The masked model takes {tokenization.longest_input(loaded)} tokens: it read only those "
+                f"around the gap, from “{kept[:80]} …”",
             )
         remarks += _unknown_to("masked", before + after, ids, loaded)
         tokens = tuple(loaded.processor.convert_ids_to_tokens(ids))
@@ -250,8 +255,8 @@ def go_on(before: str, choice: str, models: ModelManager, report: Report, stoppe
         remarks: tuple[str, ...] = ()
         if kept is not None:
             remarks = (
-                f"The causal model takes {tables.longest_input(loaded)} tokens: it read only the last ones "
-                f"before the gap, from “{kept[:80]} …”",
+                f"The causal model takes {tokenization.longest_input(loaded)} tokens: it read only the last "
+                f"ones before the gap, from “{kept[:80]} …”",
             )
         if not before.strip():
             remarks = ("Nothing stands before the gap: the causal model guesses how a text may begin.",)
@@ -262,9 +267,9 @@ def go_on(before: str, choice: str, models: ModelManager, report: Report, stoppe
 
 def _unknown_to(model: str, text: str, ids: list[int], loaded: Loaded) -> tuple[str, ...]:
     """What to say if that model hardly knows the text, which it reads as these ids."""
-    special = inside.special_ids(loaded.processor)
-    why = tables.unknown(text, [one for one in ids if one not in special], loaded)
-    return (f"Of the {model} model: {why[0].lower()}{why[1:]}, and {tables.GUESSED}",) if why else ()
+    special = tokenization.special_ids(loaded.processor)
+    why = tokenization.unknown(text, [one for one in ids if one not in special], loaded)
+    return (f"Of the {model} model: {why[0].lower()}{why[1:]}, and {tokenization.GUESSED}",) if why else ()
 
 
 @survives_out_of_memory

@@ -11,15 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from components import answers, attribution, given, inside, inside_markup, markup, snippets, tables, ui
-from components.answers import About
-from components.attribution import Carried
-from components.batching import MOST, Batcher
-from components.checkpoints import Bundled, Checkpoint, Hub, Offer, Recipe
-from components.demo import Compared, Comparison, Demo, Status, notes, status_of
+from components.compute import tokenization
+from components.compute.batching import MOST, Batcher
 from components.errors import Cancelled, InputError
-from components.inside import Architecture, Axis, Tokens
-from components.inside_markup import (
+from components.explain import attribution, inside, snippets
+from components.explain.attribution import Carried
+from components.explain.inside import Architecture, Axis, Tokens
+from components.inputs import given, tables
+from components.models.manager import Loaded, ModelManager, survives_out_of_memory
+from components.models.status import Status, notes, status_of
+from components.page import answers, ui
+from components.page.answers import About
+from components.page.demo import Compared, Comparison, Demo
+from components.progress import Report, Stopped, never, unreported
+from components.server.line import Line
+from components.show import inside_markup, markup
+from components.show.inside_markup import (
     architecture_facts,
     hidden_states,
     logit_table,
@@ -28,10 +35,8 @@ from components.inside_markup import (
     to_probabilities_table,
     token_chips,
 )
-from components.line import Line
-from components.models import Loaded, ModelManager, survives_out_of_memory
-from components.progress import Report, Stopped, never, unreported
-from components.wheels import MINILM
+from components.weights.checkpoints import Bundled, Checkpoint, Hub, Offer, Recipe
+from components.weights.wheels import MINILM
 
 if TYPE_CHECKING:
     import torch
@@ -118,9 +123,9 @@ def validate(
     return tables.Texts(texts, tuple(row for _, row in kept), found.remarks)
 
 
-def preprocess(texts: list[str], loaded: Loaded) -> tuple[list[tables.Encoding], list[str | None]]:
+def preprocess(texts: list[str], loaded: Loaded) -> tuple[list[tokenization.Encoding], list[str | None]]:
     """The tokens of each text, unpadded, and for each what was kept if it was cut."""
-    return tables.tokenized(texts, loaded, tables.longest_input(loaded))
+    return tokenization.tokenized(texts, loaded, tokenization.longest_input(loaded))
 
 
 def forward(inputs: dict[str, torch.Tensor], loaded: Loaded) -> torch.Tensor:
@@ -132,12 +137,12 @@ def forward(inputs: dict[str, torch.Tensor], loaded: Loaded) -> torch.Tensor:
         return loaded.model(**on_device).logits.float().cpu()
 
 
-def joint(loaded: Loaded) -> Batcher[tables.Encoding, torch.Tensor]:
+def joint(loaded: Loaded) -> Batcher[tokenization.Encoding, torch.Tensor]:
     """The forward pass that all visitors of this model share; logits `[labels]` of each text."""
     return Batcher(
-        lambda texts: forward(tables.padded(texts, loaded), loaded),
-        size=tables.length,
-        cost=tables.pass_cost(loaded),
+        lambda texts: forward(tokenization.padded(texts, loaded), loaded),
+        size=tokenization.length,
+        cost=tokenization.pass_cost(loaded),
         turn=loaded.compute,
         sizes=loaded.turns.sizes,
     )
@@ -199,15 +204,15 @@ def run(
                 unfinished = (f"Stopped after {len(rows):,} of {len(texts):,} texts.",)
                 break
             scores = postprocess(torch.stack(logits), loaded.model.config)
-            limit = tables.longest_input(loaded)
-            unknown = tables.unknown_remarks(part, encodings, loaded)
+            limit = tokenization.longest_input(loaded)
+            unknown = tokenization.unknown_remarks(part, encodings, loaded)
             unsure += [words for words in unknown if words]
             said = (
-                notes(loaded) + words + tables.truncation_remarks([one], limit)
+                notes(loaded) + words + tokenization.truncation_remarks([one], limit)
                 for one, words in zip(kept, unknown, strict=True)
             )
             rows += map(Scored, part, scores, kept, found.rows[start:], said)
-        cut = tables.truncation_remarks([row.kept for row in rows], tables.longest_input(loaded))
+        cut = tokenization.truncation_remarks([row.kept for row in rows], tokenization.longest_input(loaded))
         few = unsure[0] if len(texts) == 1 and unsure else ()
         if unsure and len(texts) > 1:
             few = (
@@ -249,12 +254,12 @@ def look_inside(ran: Ran, models: ModelManager) -> Inside:
     texts = ran.texts[:MOST_INSIDE]
     with models.use(OFFER, ran.checkpoint) as loaded:
         encodings, kept = preprocess(list(texts), loaded)
-        limit = tables.longest_input(loaded)
+        limit = tokenization.longest_input(loaded)
         cut = [
             "" if part is None else inside.cut_end(text, loaded, limit, part)
             for text, part in zip(texts, kept, strict=True)
         ]
-        inputs = tables.padded(encodings, loaded)
+        inputs = tokenization.padded(encodings, loaded)
         on_device = {name: tensor.to(loaded.device) for name, tensor in inputs.items()}
         output = loaded.compute(lambda: loaded.model(**on_device, output_hidden_states=True))
         logits, config = output.logits.float().cpu(), loaded.model.config
@@ -296,7 +301,7 @@ def attribute(ran: Ran, models: ModelManager, text: int = 0, label: int | None =
     """Which tokens of one of the texts made the logit of a class; label: its number, None for the top one."""
     with models.use(OFFER, ran.checkpoint) as loaded:
         encodings, _ = preprocess([ran.texts[text]], loaded)
-        inputs = tables.padded(encodings, loaded)
+        inputs = tokenization.padded(encodings, loaded)
         names = _names(loaded.model.config)
         if label is None or label >= len(names):
             label = int(loaded.compute(lambda: forward(inputs, loaded)).argmax())
@@ -309,7 +314,7 @@ def attribute(ran: Ran, models: ModelManager, text: int = 0, label: int | None =
             lambda output: output.logits[:, label].float(),
             f"the logit of {names[label]}",
         )
-        return replace(found, remarks=tables.unknown_remarks([ran.texts[text]], encodings, loaded)[0])
+        return replace(found, remarks=tokenization.unknown_remarks([ran.texts[text]], encodings, loaded)[0])
 
 
 def code(ran: Ran, models: ModelManager, public: bool) -> str:
@@ -318,7 +323,7 @@ def code(ran: Ran, models: ModelManager, public: bool) -> str:
         return snippets.sentiment(
             snippets.place_of(loaded, public, ran.texts),
             ran.texts,
-            limit=tables.longest_input(loaded),
+            limit=tokenization.longest_input(loaded),
             sigmoid=is_multi_label(loaded.model.config),
         )
 

@@ -11,27 +11,25 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 import numpy as np
 
-from components import (
-    answers,
-    audio,
-    hearing,
-    inside,
-    markup,
-    snippets,
-    sound_markup,
-    spectrogram,
-    transcripts,
-    ui,
-    whisper,
-)
-from components.answers import About
-from components.audio import Audio
-from components.checkpoints import Checkpoint, Hub, Offer, Recipe
-from components.demo import Demo, Status, status_of
+from components.compute import transcripts, whisper
+from components.compute.transcripts import Segment
+from components.compute.whisper import Piece
+from components.compute.windows import is_multilingual
 from components.errors import InputError
-from components.hearing import Heard
-from components.inside import Architecture
-from components.inside_markup import (
+from components.explain import hearing, inside, snippets, spectrogram
+from components.explain.hearing import Heard
+from components.explain.inside import Architecture
+from components.inputs import audio
+from components.inputs.audio import Audio
+from components.models.manager import Loaded, ModelManager, survives_out_of_memory
+from components.models.status import Status, status_of
+from components.page import answers, ui
+from components.page.answers import About
+from components.page.demo import Demo
+from components.progress import Progress, Report, Stopped, never, unreported
+from components.server.line import Line
+from components.show import markup, sound_markup
+from components.show.inside_markup import (
     architecture_facts,
     number_table,
     readable,
@@ -39,13 +37,8 @@ from components.inside_markup import (
     shape,
     stations,
 )
-from components.line import Line
-from components.models import Loaded, ModelManager, survives_out_of_memory
-from components.progress import Progress, Report, Stopped, never, unreported
-from components.transcripts import Segment
-from components.wheels import WHISPER
-from components.whisper import Piece
-from components.windows import is_multilingual
+from components.weights.checkpoints import Checkpoint, Hub, Offer, Recipe
+from components.weights.wheels import WHISPER
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

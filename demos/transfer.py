@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 
-from components import figures, markup, ui
-from components.checkpoints import ROOT
-from components.demo import Demo
 from components.errors import InputError
+from components.page import ui
+from components.page.demo import Demo
+from components.show import figures, markup
+from components.weights.checkpoints import ROOT
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from components.line import Line
-    from components.models import ModelManager
+    from components.models.manager import ModelManager
+    from components.server.line import Line
     from components.settings import Settings
 
 CHECKPOINTS = ROOT / "checkpoints"

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 import numpy as np
 
-from components import answers, given, inside, layout, pace, snippets, tables, ui
-from components import attention as explorer
-from components.answers import About
-from components.attention import (
+from components.compute import tokenization
+from components.compute.batching import Batcher
+from components.errors import Cancelled, InputError
+from components.explain import attention as explorer
+from components.explain import inside, snippets
+from components.explain.attention import (
     ALL_HEADS,
     ALL_LAYERS,
     KINDS,
@@ -26,14 +28,22 @@ from components.attention import (
     Maps,
     View,
 )
-from components.attention_markup import words_panel
-from components.batching import Batcher
-from components.checkpoints import Bundled, Checkpoint, Hub, Offer, Recipe
-from components.demo import Compared, Comparison, Demo, Status, status_of
-from components.errors import Cancelled, InputError
-from components.figures import attention_grid, attention_heatmap
-from components.inside import Architecture, Axis, Token, Tokens
-from components.inside_markup import (
+from components.explain.inside import Architecture, Axis, Token, Tokens
+from components.inputs import given, layout
+from components.inputs.layout import Part, Segment
+from components.inputs.sentences import split_clauses, split_sentences
+from components.inputs.wording import ATTEMPTS, Lacks, Wording, around, lost, taken_apart, worded
+from components.models import pace
+from components.models.manager import Loaded, ModelManager, survives_out_of_memory
+from components.models.status import Status, status_of
+from components.page import answers, ui
+from components.page.answers import About
+from components.page.demo import Compared, Comparison, Demo
+from components.progress import Report, Stopped, never, unreported
+from components.server.line import Line
+from components.show.attention_markup import words_panel
+from components.show.figures import attention_grid, attention_heatmap
+from components.show.inside_markup import (
     architecture_facts,
     hidden_states,
     number_table,
@@ -42,15 +52,8 @@ from components.inside_markup import (
     stations,
     token_chips,
 )
-from components.inside_markup import (
-    sentence as said,
-)
-from components.layout import Part, Segment
-from components.line import Line
-from components.models import Loaded, ModelManager, survives_out_of_memory
-from components.progress import Report, Stopped, never, unreported
-from components.sentences import split_clauses, split_sentences
-from components.wording import ATTEMPTS, Lacks, Wording, around, lost, taken_apart, worded
+from components.show.inside_markup import sentence as said
+from components.weights.checkpoints import Bundled, Checkpoint, Hub, Offer, Recipe
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -232,10 +235,10 @@ def with_language(sentence: str, loaded: Loaded) -> str:
     return f"{codes[0]} {sentence}" if codes and not sentence.startswith(">>") else sentence
 
 
-def preprocess(sentences: list[str], loaded: Loaded) -> tuple[list[tables.Encoding], list[str | None]]:
+def preprocess(sentences: list[str], loaded: Loaded) -> tuple[list[tokenization.Encoding], list[str | None]]:
     """The tokens of each sentence, unpadded, and for each what was kept if it was cut."""
     sentences = [with_language(sentence, loaded) for sentence in sentences]
-    return tables.tokenized(sentences, loaded, loaded.model.config.max_position_embeddings)
+    return tokenization.tokenized(sentences, loaded, loaded.model.config.max_position_embeddings)
 
 
 def longest(source: int, loaded: Loaded) -> int:
@@ -268,7 +271,7 @@ def forward(inputs: dict[str, torch.Tensor], loaded: Loaded, stopped: Stopped = 
         return loaded.model.generate(**on_device, max_length=limit, stopping_criteria=between).cpu()
 
 
-def joint(loaded: Loaded) -> Batcher[tables.Encoding, torch.Tensor]:
+def joint(loaded: Loaded) -> Batcher[tokenization.Encoding, torch.Tensor]:
     """The generation that all visitors of this model share; ids `[target]` of each sentence."""
 
     def turn(step: Callable[[], None]) -> None:
@@ -276,19 +279,19 @@ def joint(loaded: Loaded) -> Batcher[tables.Encoding, torch.Tensor]:
             pace.use_all()
             step()
 
-    batcher: Batcher[tables.Encoding, torch.Tensor] = Batcher(
-        lambda sentences: forward(tables.padded(sentences, loaded), loaded, batcher.unwanted),
-        size=tables.length,
+    batcher: Batcher[tokenization.Encoding, torch.Tensor] = Batcher(
+        lambda sentences: forward(tokenization.padded(sentences, loaded), loaded, batcher.unwanted),
+        size=tokenization.length,
         # A step of the decoder costs as much as so many sentences in it do (measured on the starter).
         cost=lambda count, length: length * (count + (6 if loaded.device.type == "cpu" else 200)),
-        kind=lambda sentence: longest(tables.length(sentence), loaded),
+        kind=lambda sentence: longest(tokenization.length(sentence), loaded),
         turn=turn,
     )
     return batcher
 
 
 def postprocess(
-    source: str, wording: Wording, encoding: tables.Encoding, output: torch.Tensor, loaded: Loaded
+    source: str, wording: Wording, encoding: tokenization.Encoding, output: torch.Tensor, loaded: Loaded
 ) -> Sentence | None:
     """A sentence with its translation, padding taken off the ids; None if the model dropped a stand-in."""
     pad = loaded.processor.pad_token_id
@@ -432,7 +435,7 @@ class Work:
         if len(text.encode()) + 8 <= at_once(self.loaded):
             return 0
         with self.loaded.lock:
-            return tables.length(self.loaded.processor(with_language(text, self.loaded), verbose=False))
+            return tokenization.length(self.loaded.processor(with_language(text, self.loaded), verbose=False))
 
     def _fill(self, holes: list[Hole], attempt: int) -> list[Hole]:
         """Translates what belongs into them; gives those that are still empty."""
@@ -490,12 +493,12 @@ def _remarks(work: Work, done: Sequence[tuple[str | Sentence, ...]]) -> tuple[st
             f"The model dropped such as “{work.around[0].strip()[:80]}” from a sentence, so the words around "
             "it were translated apart."
         )
-    whole = [(one, tables.unknown(one.source, one.source_ids[:-1], work.loaded)) for one in sentences]
+    whole = [(one, tokenization.unknown(one.source, one.source_ids[:-1], work.loaded)) for one in sentences]
     strange = [(one.source, why) for one, why in whole if why]
     if strange:
         first, why = strange[0]
         remarks.append(
-            f"{counted(len(strange), 'sentence')} hardly known to the checkpoint, and {tables.GUESSED} "
+            f"{counted(len(strange), 'sentence')} hardly known to the checkpoint, and {tokenization.GUESSED} "
             f"The first: “{first[:80]}” ({why[0].lower()}{why[1:]})."
         )
     off = [sentence for sentence in sentences if seems_off(sentence)]
@@ -550,7 +553,9 @@ def joint_attention(loaded: Loaded) -> Batcher[Pair, Weights]:
 
     def ids(rows: list[tuple[int, ...]]) -> dict[str, torch.Tensor]:
         encodings = [{"input_ids": list(row), "attention_mask": [1] * len(row)} for row in rows]
-        return {name: tensor.to(loaded.device) for name, tensor in tables.padded(encodings, loaded).items()}
+        return {
+            name: tensor.to(loaded.device) for name, tensor in tokenization.padded(encodings, loaded).items()
+        }
 
     def compute(pairs: list[Pair]) -> Iterator[Weights]:
         # No token looks at those behind it: the padding of what the decoder is fed needs no mask.
@@ -573,7 +578,7 @@ def joint_attention(loaded: Loaded) -> Batcher[Pair, Weights]:
     return Batcher(
         compute,
         size=lambda pair: len(pair[0]) + len(pair[1]),
-        cost=tables.pass_cost(loaded),
+        cost=tokenization.pass_cost(loaded),
         turn=loaded.compute,
         sizes=loaded.turns.sizes,
     )
@@ -652,7 +657,7 @@ def look_inside(ran: Ran, index: int, models: ModelManager) -> Inside:
 
 
 def _tokens(ids: Sequence[int], pieces: Sequence[str], loaded: Loaded) -> tuple[Token, ...]:
-    special = inside.special_ids(loaded.processor)
+    special = tokenization.special_ids(loaded.processor)
     return tuple(Token(piece, one, one in special) for piece, one in zip(pieces, ids, strict=True))
 
 

@@ -13,15 +13,22 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 import numpy as np
 
-from components import answers, attribution, given, inside, inside_markup, markup, snippets, tables, ui
-from components.answers import About
-from components.attribution import Carried
-from components.batching import MOST, Batcher
-from components.checkpoints import SENTENCES, Checkpoint, Hub, Offer, Recipe
-from components.demo import Compared, Comparison, Demo, Status, notes, status_of
+from components.compute import tokenization
+from components.compute.batching import MOST, Batcher
 from components.errors import InputError
-from components.inside import Architecture, Axis, Tokens
-from components.inside_markup import (
+from components.explain import attribution, inside, snippets
+from components.explain.attribution import Carried
+from components.explain.inside import Architecture, Axis, Tokens
+from components.inputs import given
+from components.models.manager import Loaded, ModelManager, survives_out_of_memory
+from components.models.status import Status, notes, status_of
+from components.page import answers, ui
+from components.page.answers import About
+from components.page.demo import Compared, Comparison, Demo
+from components.progress import Report, Stopped, never, unreported
+from components.server.line import Line
+from components.show import inside_markup, markup
+from components.show.inside_markup import (
     alone_table,
     architecture_facts,
     clipped_table,
@@ -34,10 +41,8 @@ from components.inside_markup import (
     stations,
     token_chips,
 )
-from components.line import Line
-from components.models import Loaded, ModelManager, survives_out_of_memory
-from components.progress import Report, Stopped, never, unreported
-from components.wheels import MINILM
+from components.weights.checkpoints import SENTENCES, Checkpoint, Hub, Offer, Recipe
+from components.weights.wheels import MINILM
 
 if TYPE_CHECKING:
     import torch
@@ -181,24 +186,24 @@ def validate(
     return Request(clean, names, template, bool(multi_label))
 
 
-def preprocess(request: Request, loaded: Loaded) -> tuple[list[tables.Encoding], str | None]:
+def preprocess(request: Request, loaded: Loaded) -> tuple[list[tokenization.Encoding], str | None]:
     """Tokens, unpadded, and what was kept of the text if it was cut, else None.
 
     For entailment, premise and hypothesis of each label in one sequence; for similarity, the text and
     then each hypothesis. Raises InputError for a label that is too long for the model.
     """
-    limit = tables.longest_input(loaded)
+    limit = tokenization.longest_input(loaded)
     hypotheses = [request.template.format(label) for label in request.labels]
     too_long = f"A label is too long: this checkpoint takes {limit} tokens. Use shorter labels."
     if not _entails(loaded.model.config.id2label):
-        encodings, (kept, *cut) = tables.tokenized([request.text, *hypotheses], loaded, limit)
+        encodings, (kept, *cut) = tokenization.tokenized([request.text, *hypotheses], loaded, limit)
         if any(part is not None for part in cut):
             raise InputError(too_long)
         return encodings, kept
     tokenizer, texts = loaded.processor, [request.text] * len(hypotheses)
     with loaded.lock:
-        pairs = tables.one_by_one(tokenizer(texts, hypotheses, truncation=False, verbose=False))
-        if max(map(tables.length, pairs)) <= limit:
+        pairs = tokenization.one_by_one(tokenizer(texts, hypotheses, truncation=False, verbose=False))
+        if max(map(tokenization.length, pairs)) <= limit:
             return pairs, None
         words, *sentences = tokenizer([request.text, *hypotheses], add_special_tokens=False, verbose=False)[
             "input_ids"
@@ -208,7 +213,7 @@ def preprocess(request: Request, loaded: Loaded) -> tuple[list[tables.Encoding],
         if room < 1:
             raise InputError(too_long)
         cut_pairs = tokenizer(texts, hypotheses, truncation="only_first", max_length=limit)
-        return tables.one_by_one(cut_pairs), tokenizer.decode(words[:room])
+        return tokenization.one_by_one(cut_pairs), tokenizer.decode(words[:room])
 
 
 def forward(inputs: dict[str, torch.Tensor], loaded: Loaded) -> torch.Tensor:
@@ -228,12 +233,12 @@ def _output(output: Any, mask: torch.Tensor, loaded: Loaded) -> torch.Tensor:
     return _pool(output.last_hidden_state.float(), mask, _folder(loaded))
 
 
-def joint(loaded: Loaded) -> Batcher[tables.Encoding, torch.Tensor]:
+def joint(loaded: Loaded) -> Batcher[tokenization.Encoding, torch.Tensor]:
     """The forward pass that all visitors of this model share; one row of its output for each sequence."""
     return Batcher(
-        lambda rows: forward(tables.padded(rows, loaded), loaded),
-        size=tables.length,
-        cost=tables.pass_cost(loaded),
+        lambda rows: forward(tokenization.padded(rows, loaded), loaded),
+        size=tokenization.length,
+        cost=tokenization.pass_cost(loaded),
         turn=loaded.compute,
         sizes=loaded.turns.sizes,
     )
@@ -343,14 +348,14 @@ def run_many(
 
 
 def _remarks(request: Request, kept: str | None, loaded: Loaded) -> tuple[str, ...]:
-    cut = tables.truncation_remarks([kept], tables.longest_input(loaded))
+    cut = tokenization.truncation_remarks([kept], tokenization.longest_input(loaded))
     return (_method(loaded, _each(request)), *_unknown(request, loaded), *cut)
 
 
 def _unknown(request: Request, loaded: Loaded) -> tuple[str, ...]:
     """What to say of a text and of labels that the checkpoint hardly knows."""
-    text, *labels = tables.unknown_of([request.text, *request.labels], loaded)
-    said = [f"{text}: {tables.UNSURE}"] if text else []
+    text, *labels = tokenization.unknown_of([request.text, *request.labels], loaded)
+    said = [f"{text}: {tokenization.UNSURE}"] if text else []
     strange = [f"“{label}”" for label, why in zip(request.labels, labels, strict=True) if why]
     if strange:
         more = f" and {len(strange) - 5} more" if len(strange) > 5 else ""
@@ -427,7 +432,7 @@ def look_inside(ran: Ran, models: ModelManager) -> Inside:
         encodings, kept = preprocess(request, loaded)
         config, pair = loaded.model.config, _classes(loaded.model.config)
         most = MOST_INSIDE if pair else MOST_INSIDE + 1
-        inputs = tables.padded(encodings[:most], loaded)
+        inputs = tokenization.padded(encodings[:most], loaded)
         on_device = {name: tensor.to(loaded.device) for name, tensor in inputs.items()}
         shown = loaded.compute(lambda: loaded.model(**on_device, output_hidden_states=True))
         rows = [*_output(shown, on_device["attention_mask"], loaded).cpu()]
@@ -455,7 +460,7 @@ def _cut_ends(request: Request, kept: str | None, loaded: Loaded, rows: int) -> 
     """For each of so many sequences the end of the text that did not fit into it."""
     if kept is None:
         return [""] * rows
-    limit = tables.longest_input(loaded)
+    limit = tokenization.longest_input(loaded)
     if not _entails(loaded.model.config.id2label):
         return [inside.cut_end(request.text, loaded, limit, kept)]
     hypotheses = [request.template.format(label) for label in request.labels[:rows]]
@@ -549,7 +554,7 @@ def attribute(ran: Ran, models: ModelManager, label: int | None = None) -> Carri
             encoding, pooled, name = encodings[label], False, f"the {config.id2label[classes[1]]} logit"
         else:
             encoding, pooled, name = encodings[0], not _pools_first(_folder(loaded)), "the cosine"
-        inputs = tables.padded([encoding], loaded)
+        inputs = tokenization.padded([encoding], loaded)
         mask = inputs["attention_mask"].to(loaded.device)
 
         def score(output: Any) -> torch.Tensor:
@@ -558,7 +563,7 @@ def attribute(ran: Ran, models: ModelManager, label: int | None = None) -> Carri
             return _output(output, mask, loaded) @ target
 
         if not classes:
-            other = tables.padded([encodings[1 + label]], loaded)
+            other = tokenization.padded([encodings[1 + label]], loaded)
             target = loaded.compute(lambda: forward(other, loaded))[0].to(loaded.device).clone()
         found = attribution.carried(
             loaded,
@@ -606,7 +611,7 @@ def code(ran: Ran, models: ModelManager, public: bool) -> str:
             asked.labels,
             asked.template,
             asked.multi_label,
-            limit=tables.longest_input(loaded),
+            limit=tokenization.longest_input(loaded),
             id2label=loaded.model.config.id2label,
             pooling=snippets.pooling_of(loaded.model.name_or_path),
             temperature=TEMPERATURE,

@@ -28,9 +28,9 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-from components import audio
 from components.errors import InputError
-from components.pictures import read_picture
+from components.inputs import audio
+from components.inputs.pictures import read_picture
 
 TOUR = Path(__file__).resolve().parent.parent / "demos" / "media" / "tour.flac"
 LONGEST = 60.0  # seconds of sound that are taken here

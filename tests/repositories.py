@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from components.checkpoints import ROOT
+from components.weights.checkpoints import ROOT
 from tests import vocabularies
 
 FACTS = Path(__file__).with_suffix(".toml")

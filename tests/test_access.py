@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from components.access import (
+from components.errors import Busy
+from components.server.access import (
     CROWD,
     GUESSES,
     Door,
@@ -15,7 +16,6 @@ from components.access import (
     new_password,
     read_users,
 )
-from components.errors import Busy
 
 ANN, BOB = Visitor("ann", "192.0.2.1"), Visitor("bob", "192.0.2.1")
 

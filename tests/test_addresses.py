@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 import app
-from components import addresses
+from components.server import addresses
 from components.settings import parse
 from tests.test_operations import WAIT, started
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from components.agreement import agreement, cohens_kappa, strength
+from components.explain.agreement import agreement, cohens_kappa, strength
 
 
 def labels(table: list[list[int]]) -> tuple[list[str], list[str]]:

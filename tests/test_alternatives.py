@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components import alternatives
-from components.alternatives import MODEL, causal, entropy, places, softmax, steps
-from components.decoding import Sampling
+from components.compute.decoding import Sampling
+from components.explain import alternatives
+from components.explain.alternatives import MODEL, causal, entropy, places, softmax, steps
 
 SAMPLINGS = [
     Sampling(1.0),

@@ -6,8 +6,8 @@ import gradio as gr
 import jsonschema
 import pytest
 
-from components import answers
 from components.errors import InputError
+from components.page import answers
 
 
 def test_labels_are_as_gradio_has_them():

@@ -29,9 +29,9 @@ def client(models):
     import os
 
     import app
-    from components.hub import HubStatus
-    from components.line import Line
+    from components.server.line import Line
     from components.settings import parse
+    from components.weights.hub import HubStatus
 
     settings = replace(parse([], os.environ), checkpoints="starter")
     page = app.create_app(models, settings, HubStatus(), Line())

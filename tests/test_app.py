@@ -99,10 +99,10 @@ def test_the_page_comes_from_this_app_alone(models):
     from dataclasses import replace
 
     import app
-    from components import ui
-    from components.hub import HubStatus
-    from components.line import Line
+    from components.page import ui
+    from components.server.line import Line
     from components.settings import parse
+    from components.weights.hub import HubStatus
 
     settings = replace(parse([], os.environ), checkpoints="starter")
     page = app.create_app(models, settings, HubStatus(), Line())

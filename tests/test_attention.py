@@ -9,8 +9,8 @@ import re
 import numpy as np
 import pytest
 
-from components import attention
-from components.attention import (
+from components.explain import attention
+from components.explain.attention import (
     ALL_HEADS,
     ALL_LAYERS,
     LEFT_OUT,
@@ -22,7 +22,7 @@ from components.attention import (
     View,
     look,
 )
-from components.attention_markup import words_panel
+from components.show.attention_markup import words_panel
 
 SOURCE = ("▁You", "▁like", "s", ".", "</s>")
 TARGET = ("<pad>", "▁Tu", "▁aim", "es")

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components import attribution, eager, inside
-from components.inside import Tokens
-from components.models import Loaded
+from components.explain import attribution, inside
+from components.explain.inside import Tokens
+from components.models import eager
+from components.models.manager import Loaded
 from demos import sentiment
 from tests import tiny
 

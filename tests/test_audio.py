@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from components import audio
 from components.errors import InputError
+from components.inputs import audio
 
 
 def chirp(rate: int, seconds: float = 1.5) -> np.ndarray:

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components import tables
-from components.batching import Batcher, cuts
+from components.compute import tokenization
+from components.compute.batching import Batcher, cuts
 from components.errors import Cancelled
-from components.models import Loaded
-from components.turns import Turns
+from components.models.manager import Loaded
+from components.models.turns import Turns
 from demos import image, sentiment, translation, zero_shot
 from tests import tiny
 
@@ -463,7 +463,7 @@ def largest_difference(demo: Any, loaded: Loaded, items: list[Any], finish: Call
     import torch
 
     def compute(batch: list[Any]) -> Any:
-        inputs = torch.cat(batch) if demo is image else tables.padded(batch, loaded)
+        inputs = torch.cat(batch) if demo is image else tokenization.padded(batch, loaded)
         return finish(demo.forward(inputs, loaded))
 
     alone = [compute([item])[0] for item in items]

@@ -23,8 +23,8 @@ from PIL import Image
 from playwright.sync_api import BrowserContext, ConsoleMessage, Dialog, Locator, Page, expect, sync_playwright
 
 import demos
-from components import sources
 from components.progress import unreported
+from components.weights import sources
 from demos import generation, image, masked, sentiment, speech, translation, zero_shot
 
 ROOT = Path(__file__).resolve().parent.parent

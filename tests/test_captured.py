@@ -16,10 +16,10 @@ import pytest
 import torch
 import transformers
 
-from components import captured, decoding, windows
-from components.captured import NotCapturable
-from components.decoding import Engine, Request, Sampling, Step
-from components.models import Loaded
+from components.compute import captured, decoding, windows
+from components.compute.captured import NotCapturable
+from components.compute.decoding import Engine, Request, Sampling, Step
+from components.models.manager import Loaded
 from components.progress import never
 from tests import tiny, tiny_whisper
 from tests.recorded import Recorded

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from components import captured, decoding, windows
-from components.decoding import Engine, Request, Sampling, Step
-from components.device import release_memory
-from components.models import Loaded
+from components.compute import captured, decoding, windows
+from components.compute.decoding import Engine, Request, Sampling, Step
+from components.models.device import release_memory
+from components.models.manager import Loaded
 from components.progress import never
 from tests import tiny_whisper
 from tests.test_captured import MORE, alike, heard, of_more

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import catalogue
 from benchmarks.catalogue import Row, Use
-from components.checkpoints import ROOT
+from components.weights.checkpoints import ROOT
 from tests import repositories
 
 PAGE = (ROOT / "docs" / "catalogue.md").read_text(encoding="utf-8")

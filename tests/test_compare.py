@@ -11,14 +11,15 @@ from typing import Any
 import pytest
 
 import demos
-from components import ui
-from components.checkpoints import Checkpoint, Offer
-from components.demo import Compared, Comparison, Demo, Status, status_of_two
 from components.errors import Cancelled, CheckpointError, InputError
-from components.loading import weights_bytes
-from components.models import ModelManager
+from components.models.loading import weights_bytes
+from components.models.manager import ModelManager
+from components.models.status import Status, status_of_two
+from components.page import ui
+from components.page.demo import Compared, Comparison, Demo
 from components.progress import Progress, never
 from components.settings import Settings
+from components.weights.checkpoints import Checkpoint, Offer
 from demos import compare, generation, image, sentiment, translation, zero_shot
 from tests import tiny, where
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from components import health
+from components.server import health
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCKERFILE = ROOT / "Dockerfile"

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
-from components import causal, snippets, tables
-from components.checkpoints import Checkpoint, Hub
-from components.control import control_tokens, keep_as_text
+from components.compute import tokenization
+from components.explain import snippets
+from components.models.control import control_tokens, keep_as_text
+from components.weights import causal
+from components.weights.checkpoints import Checkpoint, Hub
 from demos import generation, masked, sentiment, tokenizers, translation, zero_shot
 from tests import tiny
 
@@ -58,7 +60,7 @@ def test_a_separator_in_a_text_is_read_with_the_rest():
     models = tiny.manager(tiny.distilbert())
     loaded = read("WordPiece")
     typed, plain = "i love this [SEP] i hate that", "i love this"
-    (encoding,), _ = tables.tokenized([typed], loaded, 64)
+    (encoding,), _ = tokenization.tokenized([typed], loaded, 64)
     ids = encoding["input_ids"]
     assert ids.count(loaded.processor.sep_token_id) == 1 and ids[-1] == loaded.processor.sep_token_id
     assert sentiment.run(typed, "auto", models).rows[0].scores != sentiment.run(plain, "auto", models).rows[0]

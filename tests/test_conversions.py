@@ -25,9 +25,9 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
-from components import conversions, wheels
 from components.errors import CheckpointError
 from components.progress import unreported
+from components.weights import conversions, wheels
 
 # Whisper
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from components import audio
 from components.errors import InputError
+from components.inputs import audio
 from tests.test_audio import sentence, write_av
 
 RATE = 16_000

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from components import decoding
-from components.checkpoints import Recipe
-from components.decoding import Engine, Request, Sampling, Step, decode, end_tokens
-from components.models import Loaded
+from components.compute import decoding
+from components.compute.decoding import Engine, Request, Sampling, Step, decode, end_tokens
+from components.models.manager import Loaded
+from components.weights.checkpoints import Recipe
 from tests import tiny
 
 RECIPE = Recipe("generation", lambda config: "AutoModelForCausalLM", "AutoTokenizer", lambda config: None)
@@ -716,8 +716,8 @@ def test_the_model_can_be_used_again_after_an_error(loaded):
 def test_out_of_memory_reaches_the_visitor_as_torch_raised_it():
     import torch
 
-    from components.checkpoints import Offer
     from components.errors import OutOfMemory
+    from components.weights.checkpoints import Offer
 
     models = tiny.manager(tiny.llama())
     tiny_checkpoint = tiny.checkpoint(tiny.llama(), RECIPE)

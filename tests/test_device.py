@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from components import device
-from components.device import cpu, free_memory, limited_memory, release_memory
+from components.models import device
+from components.models.device import cpu, free_memory, limited_memory, release_memory
 
 MB = 1_000_000
 

@@ -7,8 +7,8 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from components import ui
 from components.errors import InputError
+from components.page import ui
 
 
 class Drawn:

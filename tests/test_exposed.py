@@ -16,11 +16,11 @@ from gradio_client import Client
 from PIL import Image
 
 import app
-from components.access import Limits
-from components.hub import HubStatus
-from components.line import Line
-from components.metrics import Metrics
+from components.server.access import Limits
+from components.server.line import Line
+from components.server.metrics import Metrics
 from components.settings import parse
+from components.weights.hub import HubStatus
 from tests.serving import served
 
 ROOT = Path(__file__).resolve().parent.parent

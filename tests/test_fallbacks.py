@@ -17,12 +17,12 @@ import torch
 from safetensors.numpy import save_file
 
 import app
-from components import causal, hub, pickles
 from components.errors import Cancelled, CheckpointError, ModelLoadError
-from components.hub import HubStatus
-from components.models import ModelManager
+from components.models.manager import ModelManager
 from components.progress import Progress, never, unreported
 from components.settings import parse
+from components.weights import causal, hub, pickles
+from components.weights.hub import HubStatus
 from demos import image, masked, sentiment, translation
 from tests import tiny
 from tests.hub_server import HubServer

@@ -25,10 +25,10 @@ import psutil
 import pytest
 
 import app
-from components.hub import HubStatus
-from components.line import Line
-from components.models import ModelManager
+from components.models.manager import ModelManager
+from components.server.line import Line
 from components.settings import parse
+from components.weights.hub import HubStatus
 from tests import where
 from tests.serving import served
 from tests.test_app import ROOT, free_port
@@ -292,7 +292,7 @@ def run_threads() -> int:
 
 
 def memory_now() -> int:
-    from components.device import release_memory
+    from components.models.device import release_memory
 
     gc.collect()
     release_memory()

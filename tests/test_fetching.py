@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from components import fetching
 from components.errors import InputError
+from components.server import fetching
 
 CONTENT = bytes(range(256)) * 400
 MOST = len(CONTENT)

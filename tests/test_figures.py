@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from components.figures import MOST_NUMBERED, attention_grid, attention_heatmap
+from components.show.figures import MOST_NUMBERED, attention_grid, attention_heatmap
 
 WEIGHTS = np.array([[0.5, 0.25, 0.25], [0.125, 0.875, 0.0]], dtype=np.float32)
 

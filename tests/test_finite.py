@@ -19,15 +19,16 @@ import soundfile
 import torch
 from PIL import Image
 
-from components import finite, ui
-from components.decoding import Sampling, decode
-from components.demo import Status
-from components.eager import twin
+from components.compute.decoding import Sampling, decode
+from components.compute.windows import Engine, Window
 from components.errors import InputError, NotFinite
-from components.loading import load, weights_bytes
-from components.models import LOADED_IN_FULL, Loaded, ModelManager, Place, TooNarrow
+from components.models import finite
+from components.models.eager import twin
+from components.models.loading import load, weights_bytes
+from components.models.manager import LOADED_IN_FULL, Loaded, ModelManager, Place, TooNarrow
+from components.models.status import Status
+from components.page import ui
 from components.progress import never
-from components.windows import Engine, Window
 from demos import generation, image, masked, sentiment, speech, translation, zero_shot
 from tests import tiny
 from tests.tiny_whisper import noise, whisper

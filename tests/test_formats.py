@@ -13,11 +13,11 @@ import torch
 from huggingface_hub import HfApi, get_repo_discussions, scan_cache_dir
 from safetensors.torch import load_file, save_file
 
-from components import formats, locks, pickles, unpickling
-from components.checkpoints import Hub
 from components.errors import CheckpointError
-from components.hub import fetch, inspect, on_disk, parse
 from components.progress import Progress, Report, unreported
+from components.weights import formats, locks, pickles, unpickling
+from components.weights.checkpoints import Hub
+from components.weights.hub import fetch, inspect, on_disk, parse
 from tests.hub_server import HubServer, commit
 from tests.test_hub import NAME, PARAMETERS, RECIPE, by_two, make_repository
 

@@ -32,13 +32,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.configuration import set_hypothesis_home_dir
 
-from components import audio, gap, layout, sources, tables
-from components.checkpoints import Offer
-from components.demo import Comparison, Demo
 from components.errors import DemoError, InputError
-from components.models import ModelManager
-from components.sentences import split_sentences
-from components.subwords import Method
+from components.explain.subwords import Method
+from components.inputs import audio, gap, layout, tables
+from components.inputs.sentences import split_sentences
+from components.models.manager import ModelManager
+from components.page.demo import Comparison, Demo
+from components.weights import sources
+from components.weights.checkpoints import Offer
 from demos import (
     compare,
     discover,
@@ -754,7 +755,7 @@ def whispering() -> ModelManager:
 def two_sided(masked: Path, causal: Path) -> ModelManager:
     """Of the tab that asks two models."""
 
-    from components.loading import weights_bytes
+    from components.models.loading import weights_bytes
 
     folders = {"masked": masked, "generation": causal}
 
@@ -842,8 +843,8 @@ def address() -> Iterator[str]:
     """Where two tabs are served on tiny checkpoints, as the app serves them."""
     import gradio as gr
 
-    from components import ui
-    from components.line import Line
+    from components.page import ui
+    from components.server.line import Line
     from components.settings import Settings
 
     with gr.Blocks() as app:

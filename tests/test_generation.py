@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from components.control import control_tokens
-from components.decoding import Sampling
+from components.compute.decoding import Sampling
 from components.errors import InputError
+from components.models.control import control_tokens
 from demos import generation
 from tests import tiny
 from tests.test_decoding import chained, endless
@@ -498,6 +498,6 @@ def test_out_of_memory_in_the_middle_of_a_text_begins_it_again(models):
 
 
 def test_runs_of_the_tab_that_go_on_together_fit_into_a_step():
-    from components.decoding import ABREAST
+    from components.compute.decoding import ABREAST
 
     assert generation.DEMO.at_once <= ABREAST

@@ -16,11 +16,11 @@ import gradio as gr
 import numpy as np
 import pytest
 
-from components import ui
-from components.decoding import end_tokens
+from components.compute.decoding import end_tokens
 from components.errors import InputError
-from components.joined import join
-from components.models import Loaded, ModelManager
+from components.models.joined import join
+from components.models.manager import Loaded, ModelManager
+from components.page import ui
 from components.settings import parse
 from demos import generation
 from tests import tiny, where
@@ -324,7 +324,7 @@ def test_what_a_visitor_or_checkpoint_writes_stays_text(models):
 def test_colours_can_be_read():
     from plotly.colors import unlabel_rgb
 
-    from components.generation_markup import _luminance, colours
+    from components.show.generation_markup import _luminance, colours
 
     made = colours([i / 50 for i in range(51)])
     assert made[0][0] != made[-1][0]
@@ -514,7 +514,7 @@ def test_a_layer_that_another_checkpoint_had(models):
 
 
 def test_the_mask_is_drawn_over_the_map():
-    from components.generation_markup import causal_map
+    from components.show.generation_markup import causal_map
 
     weights = np.array([[1, np.nan], [0.3, 0.7]])
     figure = causal_map(weights, ["<b>", "a"], "“<i>”", "layer")

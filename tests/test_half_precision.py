@@ -16,11 +16,11 @@ import gradio as gr
 import pytest
 
 import app
-from components.decoding import Sampling
-from components.device import cpu
-from components.hub import HubStatus
-from components.models import LOADED_IN_FULL, ModelManager
+from components.compute.decoding import Sampling
+from components.models.device import cpu
+from components.models.manager import LOADED_IN_FULL, ModelManager
 from components.settings import parse
+from components.weights.hub import HubStatus
 from demos import generation, image, sentiment, speech, translation, zero_shot
 from tests import where
 

@@ -21,11 +21,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from components import audio, markup, tables, transcripts
-from components.demo import Compared, Demo, Status
-from components.models import ModelManager
-from components.transcripts import Segment
-from components.whisper import Piece
+from components.compute import transcripts
+from components.compute.transcripts import Segment
+from components.compute.whisper import Piece
+from components.inputs import audio, tables
+from components.models.manager import ModelManager
+from components.models.status import Status
+from components.page.demo import Compared, Demo
+from components.show import markup
 from demos import compare, discover, sentiment, speech
 from tests import tiny
 from tests.test_fuzz import two_sided, whispering
@@ -274,8 +277,8 @@ def test_subtitles_hold_no_markup_and_no_false_cues():
 
 def test_tokenizers_tab():
     """Words that are counted, split and compared."""
-    from components.subwords import Method
-    from components.subwords_markup import draw_state, draw_words
+    from components.explain.subwords import Method
+    from components.show.subwords_markup import draw_state, draw_words
     from demos import tokenizers
 
     word = EVIL.replace(" ", "")[:30]

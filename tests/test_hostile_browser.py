@@ -12,12 +12,12 @@ import pytest
 from playwright.sync_api import Locator, expect
 
 import app as application
-from components import ui
-from components.hub import HubStatus
-from components.line import Line
-from components.metrics import Metrics
-from components.models import ModelManager
+from components.models.manager import ModelManager
+from components.page import ui
+from components.server.line import Line
+from components.server.metrics import Metrics
 from components.settings import Settings
+from components.weights.hub import HubStatus
 from tests import test_browser, tiny
 from tests.serving import served
 from tests.test_browser import expect_done, field, number, open_tab, run, visit

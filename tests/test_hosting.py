@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from components import hosting
+from components.server import hosting
 from components.settings import parse
 
 # What CPU basic has, the free hardware.

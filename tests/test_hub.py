@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from components.checkpoints import ROOT, Hub, Recipe
 from components.errors import CheckpointError, InputError
-from components.hub import HubStatus, Listing, fetch, inspect, on_disk, parse
 from components.progress import Progress, Report, unreported
+from components.weights.checkpoints import ROOT, Hub, Recipe
+from components.weights.hub import HubStatus, Listing, fetch, inspect, on_disk, parse
 from tests.hub_server import HubServer, etag
 
 NAME = "someone/tiny-feelings"
@@ -660,9 +660,9 @@ def test_the_variables_of_huggingface_hub_hold(hub: HubServer, repository: Path,
     hub.add("a/private", repository, access="private")
     script = """
 import sys
-from components import hub
+from components.weights import hub
 assert not {"huggingface_hub", "transformers", "torch"} & set(sys.modules)
-from components.checkpoints import Recipe
+from components.weights.checkpoints import Recipe
 status = hub.HubStatus()
 recipe = Recipe("sentiment", lambda config: "", "AutoTokenizer", lambda config: None)
 print(status.reachable(), hub.fetch(hub.parse("a/private"), recipe))

@@ -23,7 +23,7 @@ STORY = """
 import os, sys
 import app
 from components.errors import DemoError
-from components.hub import HubStatus
+from components.weights.hub import HubStatus
 from components.settings import parse
 from demos import sentiment
 models = app.create_manager(parse([], os.environ), HubStatus())
@@ -101,7 +101,7 @@ def test_a_typed_checkpoint_is_checked_before_it_is_fetched(tmp_path):
 EVERY_TAB = """
 import os, sys
 import app
-from components.hub import HubStatus
+from components.weights.hub import HubStatus
 from components.settings import parse
 from demos import generation, image, sentiment, translation, zero_shot
 models = app.create_manager(parse([], os.environ), HubStatus())
@@ -132,8 +132,9 @@ PROGRAMS = """
 import os, shutil, sys
 import app
 from huggingface_hub import constants
-from components import snippets, tables
-from components.hub import HubStatus
+from components.compute import tokenization
+from components.explain import snippets
+from components.weights.hub import HubStatus
 from components.settings import parse
 from demos import sentiment
 models = app.create_manager(parse([], os.environ), HubStatus())
@@ -141,7 +142,7 @@ for choice in sys.argv[1:]:
     (row,) = sentiment.run("i love this course", choice, models).rows
     with models.use(sentiment.OFFER, choice) as loaded:
         place = snippets.place_of(loaded, public=True)
-        limit = tables.longest_input(loaded)
+        limit = tokenization.longest_input(loaded)
     program = snippets.sentiment(place, ["i love this course"], limit=limit, sigmoid=False)
     names = {}
     shutil.rmtree(constants.HF_HUB_CACHE)  # what the app has put there would be taken

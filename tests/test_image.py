@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from components.errors import Cancelled, InputError
-from components.pictures import read_picture
+from components.inputs.pictures import read_picture
 from demos import image
 from tests import tiny
 

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components import markup
 from components.errors import InputError
-from components.pictures import as_seen, processor_steps
+from components.inputs.pictures import as_seen, processor_steps
+from components.show import markup
 from demos import image
 from tests import tiny
 
@@ -451,7 +451,7 @@ def test_a_head_that_does_not_read_the_last_feature_map(make, picture):
 def test_half_precision(make, picture, build):
     import torch
 
-    from components.loading import load
+    from components.models.loading import load
 
     def half(checkpoint: Any, folder: Path) -> Any:
         return load(checkpoint, folder, torch.device("cpu"), torch.float16)

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components import inside
-from components.checkpoints import Recipe
-from components.inside import Axis
+from components.compute import tokenization
+from components.explain import inside
+from components.explain.inside import Axis
+from components.weights.checkpoints import Recipe
 from demos import generation, image, sentiment, speech, translation, zero_shot
 from tests import tiny
 
@@ -51,7 +52,7 @@ def test_a_word_that_is_unknown_is_no_special_token():
 def test_where_one_token_stands_for_the_end_and_the_unknown_it_is_special():
     tokenizer = tiny.loaded(tiny.llama(), DECODER).processor
     assert tokenizer.unk_token == tokenizer.eos_token
-    assert tokenizer.eos_token_id in inside.special_ids(tokenizer)
+    assert tokenizer.eos_token_id in tokenization.special_ids(tokenizer)
 
 
 def test_inputs_without_a_mask_are_all_attended():
@@ -246,7 +247,7 @@ def test_a_decoder_with_a_classification_head_is_one_still():
 def test_weights_in_8_bits_are_counted():
     from dataclasses import replace
 
-    from components.quantization import quantize_decoder
+    from components.models.quantization import quantize_decoder
 
     loaded = tiny.loaded(tiny.llama(), DECODER)
     before = inside.architecture(loaded).parameters

@@ -7,9 +7,9 @@ import re
 import numpy as np
 import pytest
 
-from components import inside_markup as markup
-from components.attribution import Attributions, Carried
-from components.inside import Architecture, Axis, Token, Tokens
+from components.explain.attribution import Attributions, Carried
+from components.explain.inside import Architecture, Axis, Token, Tokens
+from components.show import inside_markup as markup
 
 EVIL = "<img src=x onerror=alert(1)>"
 

@@ -8,12 +8,12 @@ import threading
 
 import pytest
 
-from components import matrices
-from components.eager import eager
-from components.joined import TOGETHER, join, whole_of
-from components.lean import LeanStep, lean
-from components.matrices import Measured, Way, Ways, packed_numbers, quicken
-from components.quantization import bytes_of, quantize_decoder
+from components.compute.lean import LeanStep, lean
+from components.models import matrices
+from components.models.eager import eager
+from components.models.joined import TOGETHER, join, whole_of
+from components.models.matrices import Measured, Way, Ways, packed_numbers, quicken
+from components.models.quantization import bytes_of, quantize_decoder
 from tests.test_lean import model_of
 
 IDS = [[5, 7, 11, 2, 30], [1, 40, 3, 9, 9]]

@@ -2,8 +2,8 @@
 
 import pytest
 
-from components.layout import Segment, parts, shielded, unshielded
-from components.sentences import split_sentences
+from components.inputs.layout import Segment, parts, shielded, unshielded
+from components.inputs.sentences import split_sentences
 
 
 def laid_out(text):

@@ -6,8 +6,8 @@ import copy
 
 import pytest
 
-from components import lean as module
-from components.lean import LeanStep, lean
+from components.compute import lean as module
+from components.compute.lean import LeanStep, lean
 from tests import tiny
 
 SETTINGS = {
@@ -133,8 +133,8 @@ def test_who_watches_the_model_sees_each_step():
 def test_quantized_layers_are_stepped_as_well(kind, architecture):
     import torch
 
-    from components.joined import join
-    from components.quantization import quantize_decoder
+    from components.models.joined import join
+    from components.models.quantization import quantize_decoder
 
     model = model_of(architecture, hidden_size=96, intermediate_size=160)
     join(model)

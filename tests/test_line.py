@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from components.errors import Busy
-from components.line import Line, Ticket
 from components.progress import Stopped
+from components.server.line import Line, Ticket
 
 WAIT = 10  # seconds after which a test that hangs fails
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components import ui
-from components.links import LONGEST, MOST, Parameter, decode, encode
+from components.page import ui
+from components.page.links import LONGEST, MOST, Parameter, decode, encode
 
 TEXT, FLAG = Parameter("text", "Text"), Parameter("flag", "Several labels may be right")
 COUNT = Parameter("number", "Top-k", least=1, most=20, step=1, whole=True)

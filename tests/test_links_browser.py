@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 import demos
-from components.links import LONGEST
+from components.page.links import LONGEST
 from tests import test_browser
 from tests.test_browser import (
     BROWSER_OPTIONS,

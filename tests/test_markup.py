@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from components import markup
-from components.demo import Status
+from components.models.status import Status
 from components.progress import Progress
+from components.show import markup
 
 EVIL = "<img src=x onerror=\"alert('1')\"> & co"
 
@@ -143,7 +143,7 @@ def test_a_wait_says_what_happens_and_how_far_it_is():
 
 
 def row(**changes):
-    from components.models import Snapshot
+    from components.models.manager import Snapshot
 
     values = {
         "name": "owner/name",
@@ -163,7 +163,7 @@ def row(**changes):
 
 
 def test_the_models_table_lists_what_is_in_memory():
-    from components.models import Totals
+    from components.models.manager import Totals
 
     busy = row(name=EVIL, users=2, pinned=True)
     loading = row(name="large", bytes=0, state="loading", progress="downloading 41 of 82 MB")

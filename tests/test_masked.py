@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components.checkpoints import Checkpoint, Offer
 from components.errors import CheckpointError, InputError
-from components.gap import MOST_CHARACTERS, may_look, split_at_gap, window
-from components.loading import weights_bytes
-from components.models import ModelManager
+from components.inputs.gap import MOST_CHARACTERS, may_look, split_at_gap, window
+from components.models.loading import weights_bytes
+from components.models.manager import ModelManager
+from components.weights.checkpoints import Checkpoint, Offer
 from demos import masked
 from tests import tiny, where
 

@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from components import matrices
-from components.matrices import AGAIN, ROUNDS, ROWS, Measured, Way, Ways, quicken
+from components.models import matrices
+from components.models.matrices import AGAIN, ROUNDS, ROWS, Measured, Way, Ways, quicken
 
 HALF, TURNED, PLAIN = Way(True, ()), Way(False, ROWS), Way(False, ())
 needs_half = pytest.mark.skipif("not matrices.has_half()", reason="PyTorch has no FBGEMM here")

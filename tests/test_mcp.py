@@ -25,7 +25,7 @@ from mcp import ClientSession, StdioServerParameters, types
 from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import streamable_http_client
 
-from components import agents
+from components.server import agents
 from demos import speech
 from tests.serving import served
 from tests.test_api import PARAMETERS
@@ -55,9 +55,9 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def page(models, folder):
     import app
-    from components.hub import HubStatus
-    from components.line import Line
+    from components.server.line import Line
     from components.settings import parse
+    from components.weights.hub import HubStatus
 
     settings = replace(parse([], os.environ), checkpoints="starter")
     page = app.create_app(models, settings, HubStatus(), Line())
@@ -283,7 +283,7 @@ def test_files_by_address(page, monkeypatch):
         # No file of this machine's network is fetched for anybody.
         said = problem(called(page, "transcribe", audio=f"{address}/{speech.CLIP.name}"))
         assert "could not be fetched" in said and "public network" in said
-        monkeypatch.setattr("components.fetching.HUB", ["127.0.0.1"])
+        monkeypatch.setattr("components.server.fetching.HUB", ["127.0.0.1"])
         text, *_ = texts(called(page, "transcribe", audio=f"{address}/{speech.CLIP.name}"))
         assert WORDS in text
     with folder_served(LION.parent) as address:

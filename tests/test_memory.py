@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from components.memory import SCARCE, is_out
+from components.models.memory import SCARCE, is_out
 
 PLENTY = 100 * SCARCE
 

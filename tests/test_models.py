@@ -17,12 +17,10 @@ from typing import Any
 
 import pytest
 
-from components import hub
-from components import models as module
-from components.checkpoints import Checkpoint, Hub, Offer, Recipe
 from components.errors import Cancelled, CheckpointError, DemoError, InputError, ModelLoadError, OutOfMemory
-from components.loading import load, move, place, read, stored_dtype, weights_bytes
-from components.models import (
+from components.models import manager as module
+from components.models.loading import load, move, place, read, stored_dtype, weights_bytes
+from components.models.manager import (
     LOADED_ON_CPU,
     RAN_ON_CPU,
     Loaded,
@@ -32,6 +30,8 @@ from components.models import (
     survives_out_of_memory,
 )
 from components.progress import Progress, Report, Stopped, never, unreported
+from components.weights import hub
+from components.weights.checkpoints import Checkpoint, Hub, Offer, Recipe
 from tests import tiny
 from tests.hub_server import HubServer
 from tests.test_hub import make_repository
@@ -1712,7 +1712,7 @@ def test_a_model_goes_to_the_cpu_where_the_accelerator_has_no_room(monkeypatch):
         return plain(model, device, *more)
 
     monkeypatch.setattr(transformers.DistilBertForSequenceClassification, "to", full)
-    monkeypatch.setattr("components.loading.free_memory", lambda device: 10**12)
+    monkeypatch.setattr("components.models.loading.free_memory", lambda device: 10**12)
     folder = tiny.distilbert()
     gpu, beside = place(lambda: torch.device("cuda")), place(lambda: torch.device("cpu"))
     models = ModelManager(
@@ -1742,7 +1742,7 @@ def test_a_model_goes_to_the_cpu_where_the_accelerator_has_no_room(monkeypatch):
     ],
 )
 def test_decoders_are_quantized_where_it_is_asked_for(monkeypatch, task, quantize, fits, precision):
-    monkeypatch.setattr("components.loading.quantize_decoder", lambda model, kind: fits)
+    monkeypatch.setattr("components.models.loading.quantize_decoder", lambda model, kind: fits)
     recipe = Recipe(task, lambda config: "AutoModel", "AutoTokenizer", lambda config: None)
     checkpoint = Checkpoint("a", Hub("a/b"), recipe)
     loaded = load(checkpoint, tiny.sentence_encoder(), *cpu(), quantize)

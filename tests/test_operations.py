@@ -23,12 +23,12 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 import app
-from components import logs
-from components.access import Limits, Visitor
 from components.errors import Busy
-from components.line import Ended, Line
-from components.metrics import Metrics
-from components.models import ModelManager
+from components.models.manager import ModelManager
+from components.server import logs
+from components.server.access import Limits, Visitor
+from components.server.line import Ended, Line
+from components.server.metrics import Metrics
 from components.settings import parse
 
 ROOT = Path(__file__).resolve().parent.parent

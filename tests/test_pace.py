@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from components import pace
-from components.pace import COST, FAR, TRY, Pace, paced
+from components.models import pace
+from components.models.pace import COST, FAR, TRY, Pace, paced
 
 
 class Machine:
@@ -138,7 +138,7 @@ def test_threads_are_given_back_by_a_step_that_fails():
 def test_texts_are_written_together_with_any_number_of_threads(threads, monkeypatch, caplog):
     import torch
 
-    from components.decoding import Engine, Sampling, decode
+    from components.compute.decoding import Engine, Sampling, decode
     from tests import tiny
     from tests.test_decoding import RECIPE
 

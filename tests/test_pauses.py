@@ -5,8 +5,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from components import pauses
-from components.audio import RATE
+from components.inputs import pauses
+from components.inputs.audio import RATE
 
 MOST, FIRST = 30 * RATE, 15 * RATE
 

@@ -21,9 +21,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from components import pickles, unpickling
 from components.errors import CheckpointError
 from components.progress import Progress
+from components.weights import pickles, unpickling
 from demos import translation, zero_shot
 from tests import tiny
 
@@ -309,7 +309,7 @@ CONFINED = """
 import os, socket, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from components.unpickling import confine
+from components.weights.unpickling import confine
 inside, outside = Path(sys.argv[2]), Path(sys.argv[3])
 server = socket.create_server(("127.0.0.1", 0))
 address = server.getsockname()
@@ -357,7 +357,7 @@ def test_the_process_writes_only_its_folder_and_runs_and_reaches_nothing(tmp_pat
 LIMITED = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from components.unpickling import limit
+from components.weights.unpickling import limit
 limit(100_000_000, 20_000_000, 60)
 held = bytearray(50_000_000)
 try:
@@ -385,7 +385,7 @@ def test_what_keeps_safetensors_from_writing_is_told_by_its_number(tmp_path, siz
     script = f"""
 import json, resource, sys
 sys.path.insert(0, {str(ROOT)!r})
-from components import unpickling
+from components.weights import unpickling
 unpickling.confine = lambda folder: True
 unpickling.limit = lambda *_: resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))
 unpickling.main()

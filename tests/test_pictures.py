@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components import pictures
 from components.errors import CheckpointError, InputError
-from components.pictures import read_picture, to_rgb
+from components.inputs import pictures
+from components.inputs.pictures import read_picture, to_rgb
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 
@@ -632,7 +632,7 @@ PEAK = """
 import sys
 from transformers import BitImageProcessorPil
 from PIL import Image
-from components.pictures import fitted, read_picture
+from components.inputs.pictures import fitted, read_picture
 from demos.image import preprocess
 def memory(field):
     lines = dict(line.split(":", 1) for line in open("/proc/self/status"))

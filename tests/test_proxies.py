@@ -20,12 +20,12 @@ import httpx
 import pytest
 
 import app
-from components import ui
-from components.access import Limits
-from components.hub import HubStatus
-from components.line import Line
-from components.metrics import Metrics
+from components.page import ui
+from components.server.access import Limits
+from components.server.line import Line
+from components.server.metrics import Metrics
 from components.settings import parse
+from components.weights.hub import HubStatus
 from tests import test_browser
 from tests.serving import served
 

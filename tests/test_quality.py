@@ -13,7 +13,7 @@ import pytest
 from benchmarks import quality
 from benchmarks.quality import Row
 from components.errors import CheckpointError
-from components.sentences import split_sentences
+from components.inputs.sentences import split_sentences
 from demos import image, masked, sentiment, speech, translation, zero_shot
 
 

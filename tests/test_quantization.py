@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from components.quantization import _int4_linear, _int8_linear, bytes_of, quantize_decoder
+from components.models.quantization import _int4_linear, _int8_linear, bytes_of, quantize_decoder
 from tests import tiny
 
 SIZES: dict[str, Any] = {

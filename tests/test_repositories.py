@@ -15,10 +15,10 @@ import transformers
 from safetensors.torch import load_file
 
 from benchmarks import catalogue
-from components.checkpoints import Checkpoint, Offer
-from components.hub import fetch, inspect
-from components.loading import load, weights_bytes
-from components.models import ModelManager
+from components.models.loading import load, weights_bytes
+from components.models.manager import ModelManager
+from components.weights.checkpoints import Checkpoint, Offer
+from components.weights.hub import fetch, inspect
 from tests import repositories
 from tests.hub_server import HubServer
 from tests.repositories import PICKLE, SAFETENSORS, ending, facts

@@ -13,12 +13,13 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from components import ui
-from components.checkpoints import Checkpoint, Hub, Offer, Recipe
-from components.demo import Demo, Status
 from components.errors import Cancelled, InputError
-from components.line import Line
+from components.models.status import Status
+from components.page import ui
+from components.page.demo import Demo
 from components.progress import Progress, Report, Stopped, never
+from components.server.line import Line
+from components.weights.checkpoints import Checkpoint, Hub, Offer, Recipe
 
 WAIT = 10  # seconds after which a test that hangs fails
 RECIPE = Recipe("task", lambda config: "AutoModel", "AutoTokenizer", lambda config: None)

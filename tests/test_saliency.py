@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components import saliency
-from components.pictures import encoded
-from components.saliency import Maps
+from components.explain import saliency
+from components.explain.saliency import Maps
+from components.inputs.pictures import encoded
 
 
 def attentions(layers: int = 3, heads: int = 4, tokens: int = 10, seed: int = 0) -> list[np.ndarray]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from components.sentences import split_clauses, split_sentences
+from components.inputs.sentences import split_clauses, split_sentences
 
 
 @pytest.mark.parametrize(

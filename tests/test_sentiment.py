@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from components import tables
+from components.compute import tokenization
 from components.errors import Cancelled, InputError
+from components.inputs import tables
 from demos import sentiment
 from tests import tiny
 
@@ -109,7 +110,7 @@ def test_forward_gives_float_logits_on_the_cpu(loaded):
     import torch
 
     encodings, _ = sentiment.preprocess(MANY, loaded)
-    logits = sentiment.forward(tables.padded(encodings, loaded), loaded)
+    logits = sentiment.forward(tokenization.padded(encodings, loaded), loaded)
     assert logits.shape == (len(MANY), 2)
     assert logits.dtype == torch.float32
     assert logits.device.type == "cpu"
@@ -266,7 +267,7 @@ def test_one_label_is_a_sigmoid():
     loaded = tiny.loaded(folder, sentiment.RECIPE)
     encodings, _ = sentiment.preprocess([TEXT], loaded)
     with torch.no_grad():
-        logit = loaded.model(**tables.padded(encodings, loaded)).logits[0, 0]
+        logit = loaded.model(**tokenization.padded(encodings, loaded)).logits[0, 0]
     (row,) = sentiment.run(TEXT, "auto", tiny.manager(folder)).rows
     assert row.scores == (("toxic", pytest.approx(float(logit.sigmoid()), abs=1e-4)),)
 
@@ -278,7 +279,7 @@ def test_labels_that_do_not_exclude_each_other():
     loaded = tiny.loaded(folder, sentiment.RECIPE)
     encodings, _ = sentiment.preprocess([TEXT], loaded)
     with torch.no_grad():
-        shares = loaded.model(**tables.padded(encodings, loaded)).logits[0].sigmoid().tolist()
+        shares = loaded.model(**tokenization.padded(encodings, loaded)).logits[0].sigmoid().tolist()
     (row,) = sentiment.run(TEXT, "auto", tiny.manager(folder)).rows
     assert dict(row.scores) == near(dict(zip(("joy", "anger", "fear"), shares, strict=True)))
     assert sum(score for _, score in row.scores) != pytest.approx(1, abs=0.01)
@@ -357,8 +358,8 @@ def test_csv_holds_all_rows_and_no_formulas(models):
 )
 def test_a_text_that_the_vocabulary_hardly_has_is_remarked_on(starters, text, hardly):
     result = sentiment.run(text, "starter", starters)
-    assert any(tables.UNSURE in remark for remark in result.status.remarks) == hardly
-    assert any(tables.UNSURE in remark for remark in result.rows[0].remarks) == hardly
+    assert any(tokenization.UNSURE in remark for remark in result.status.remarks) == hardly
+    assert any(tokenization.UNSURE in remark for remark in result.rows[0].remarks) == hardly
     both = sentiment.run(f"{text}\nGood.", "starter", starters)
     assert any("hardly knows" in remark for remark in both.status.remarks) == hardly
 
@@ -370,8 +371,8 @@ def starters(starter_cache):
     from dataclasses import replace
 
     import app
-    from components.hub import HubStatus
     from components.settings import parse
+    from components.weights.hub import HubStatus
 
     return app.create_manager(
         replace(parse([], os.environ), checkpoints="starter", keep_alive=-1), HubStatus()

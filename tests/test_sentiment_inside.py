@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components import attribution, inside_markup
 from components.errors import CheckpointError
-from components.inside import Axis
-from components.models import ModelManager
+from components.explain import attribution
+from components.explain.inside import Axis
+from components.models.manager import ModelManager
+from components.show import inside_markup
 from demos import sentiment
 from demos.sentiment import COURSE, EXAMPLES, Ran, attribute, draw_inside, look_inside
 from tests import tiny

@@ -15,13 +15,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components import audio, snippets, tables, whisper, windows
-from components.checkpoints import Bundled, Checkpoint, Hub
-from components.decoding import Sampling, end_tokens
-from components.snippets import Where
-from components.wheels import MINILM
-from components.whisper import Piece
-from components.wording import Wording
+from components.compute import tokenization, whisper, windows
+from components.compute.decoding import Sampling, end_tokens
+from components.compute.whisper import Piece
+from components.explain import snippets
+from components.explain.snippets import Where
+from components.inputs import audio
+from components.inputs.wording import Wording
+from components.weights.checkpoints import Bundled, Checkpoint, Hub
+from components.weights.wheels import MINILM
 from demos import generation, image, sentiment, speech, translation, zero_shot
 from tests import tiny, tiny_whisper
 
@@ -181,7 +183,7 @@ def sentiment_program(loaded: Any, texts: list[str]) -> str:
     return snippets.sentiment(
         at(loaded),
         texts,
-        limit=tables.longest_input(loaded),
+        limit=tokenization.longest_input(loaded),
         sigmoid=sentiment.is_multi_label(loaded.model.config),
     )
 
@@ -243,7 +245,7 @@ def zero_shot_program(loaded: Any, text: str, labels: list[str], several: bool) 
         labels,
         zero_shot.TEMPLATE,
         several,
-        limit=tables.longest_input(loaded),
+        limit=tokenization.longest_input(loaded),
         id2label=loaded.model.config.id2label,
         pooling=snippets.pooling_of(loaded.model.name_or_path),
         temperature=zero_shot.TEMPERATURE,
@@ -707,7 +709,7 @@ def test_in_half_precision(tmp_path):
     import torch
     from PIL import Image
 
-    from components.loading import load
+    from components.models.loading import load
 
     programs_in_half = programs(Where("", None, "cpu:0", "float16"))
     for program in programs_in_half.values():
@@ -778,9 +780,9 @@ def test_a_tokenizer_without_padding(tmp_path):
 def test_the_drawer_shows_the_program_of_the_last_run():
     import gradio as gr
 
-    from components import ui
     from components.errors import InputError
-    from components.line import Line
+    from components.page import ui
+    from components.server.line import Line
 
     def write(record: str) -> str:
         if record == "gone":

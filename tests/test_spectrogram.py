@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from transformers import WhisperFeatureExtractor
 
-from components import audio, spectrogram
-from components.transcripts import Segment
+from components.compute.transcripts import Segment
+from components.explain import spectrogram
+from components.inputs import audio
 
 
 def tone(hertz: float, seconds: float) -> np.ndarray:

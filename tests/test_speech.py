@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from components import markup, whisper
-from components.demo import status_of
+from components.compute import whisper
+from components.compute.transcripts import Segment
+from components.compute.whisper import Piece
 from components.errors import InputError
-from components.transcripts import Segment
-from components.whisper import Piece
+from components.models.status import status_of
+from components.show import markup
 from demos import speech
 from tests import tiny
 

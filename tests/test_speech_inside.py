@@ -17,12 +17,16 @@ import pytest
 import soundfile
 import torch
 
-from components import audio, eager, hearing, sound_markup, spectrogram, whisper, windows
+from components.compute import whisper, windows
+from components.compute.transcripts import Segment
+from components.compute.whisper import Piece, transcribe
 from components.errors import InputError
-from components.models import Loaded
+from components.explain import hearing, spectrogram
+from components.inputs import audio
+from components.models import eager
+from components.models.manager import Loaded
 from components.progress import never
-from components.transcripts import Segment
-from components.whisper import Piece, transcribe
+from components.show import sound_markup
 from demos import speech
 from tests import tiny, tiny_whisper
 from tests.tiny_whisper import SECONDS, noise

@@ -12,7 +12,7 @@ import pytest
 from safetensors import safe_open
 
 from benchmarks import quality
-from components.checkpoints import ROOT
+from components.weights.checkpoints import ROOT
 from demos import masked, sentiment, translation
 
 CHECKPOINTS = ROOT / "checkpoints"

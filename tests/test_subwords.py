@@ -9,9 +9,9 @@ from fractions import Fraction
 
 import pytest
 
-from components import subwords
 from components.errors import InputError
-from components.subwords import UNKNOWN, Corpus, Matched, Method, parse_corpus, state, tokenize, train
+from components.explain import subwords
+from components.explain.subwords import UNKNOWN, Corpus, Matched, Method, parse_corpus, state, tokenize, train
 
 NOTES = parse_corpus("hug 10\npug 5\npun 12\nbun 4\nhugs 5")
 ALPHABETS = ("ab", "abc", "abcdefgh", "aé😀ß", "xyz'-")

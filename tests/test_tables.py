@@ -9,20 +9,10 @@ from typing import Any
 
 import pytest
 
-from components.checkpoints import Recipe
+from components.compute.tokenization import length, longest_input, padded, tokenized, truncation_remarks
 from components.errors import InputError
-from components.tables import (
-    Asked,
-    Reading,
-    length,
-    longest_input,
-    padded,
-    preview,
-    read,
-    safe_cell,
-    tokenized,
-    truncation_remarks,
-)
+from components.inputs.tables import Asked, Reading, preview, read, safe_cell
+from components.weights.checkpoints import Recipe
 from tests import tiny
 
 RECIPE = Recipe(

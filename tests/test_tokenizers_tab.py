@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from components.errors import Cancelled, CheckpointError, InputError
+from components.explain.subwords import Method, state
 from components.progress import Progress
-from components.subwords import Method, state
-from components.subwords_markup import MOST_PAIRS, draw_state, draw_words
+from components.show.subwords_markup import MOST_PAIRS, draw_state, draw_words
 from demos import tokenizers as tab
 from tests import tiny
 from tests.hub_server import HubServer
@@ -311,7 +311,7 @@ def test_names_are_read_in_order_and_once():
 STORY = """
 import os, sys
 import app
-from components.hub import HubStatus
+from components.weights.hub import HubStatus
 from components.settings import parse
 from demos import tokenizers as tab
 shelf = tab.Shelf(app.create_manager(parse([], os.environ), HubStatus()))
@@ -347,7 +347,7 @@ def test_a_typed_checkpoint_comes_from_the_hub_without_its_weights(tmp_path):
 def test_a_file_that_does_not_arrive_is_said(monkeypatch):
     import huggingface_hub
 
-    from components import hub
+    from components.weights import hub
 
     def gone(*args, **options):
         raise OSError("cut")
@@ -423,7 +423,7 @@ def test_comparing_tells_its_progress_and_then_the_answer(handlers):
 def test_a_comparison_that_never_began_ends_with_a_sentence(models, monkeypatch):
     import gradio as gr
 
-    from components.line import Line
+    from components.server.line import Line
     from components.settings import Settings
 
     line = Line()
@@ -461,7 +461,7 @@ SHOWN = (
 @pytest.fixture(scope="module")
 def address(models) -> Iterator[str]:
     """This tab alone, looking as in the app."""
-    from components import ui
+    from components.page import ui
 
     page = tiny.tab(tab.DEMO, models).app
     with served(page, theme=ui.theme(), css_paths=ui.STYLE, head_paths=[ui.SCRIPT, ui.LINKS]) as url:

@@ -17,7 +17,7 @@ from transformers import (
     AutoTokenizer,
 )
 
-from components import wheels
+from components.weights import wheels
 from training import common, entailment, masked, sentiment, teacher, translation, variations
 from training.common import averaged, bucketed, load_progress, read_pairs, save_progress, train, warmup_cosine
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from components.transcripts import Segment, to_srt, to_text, to_vtt
+from components.compute.transcripts import Segment, to_srt, to_text, to_vtt
 
 SPOKEN = [Segment(" Hello there.", 0.0, 1.5), Segment("Goodbye", 3599.9996, 3661.25)]
 

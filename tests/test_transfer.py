@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from components import figures
-from components.demo import Demo
+from components.page.demo import Demo
+from components.show import figures
 from demos import transfer
 from demos.transfer import Measured
 from tests import tiny

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components import tables
-from components.attention import MEAN, SHOWN, SPECIAL, View
+from components.compute import tokenization
 from components.errors import Cancelled, InputError
-from components.wording import Wording
+from components.explain.attention import MEAN, SHOWN, SPECIAL, View
+from components.inputs.wording import Wording
 from demos import translation
 from demos.translation import Attention, Sentence
 from tests import tiny
@@ -111,9 +111,9 @@ def test_forward_ends_a_loop_after_a_few_times_the_source():
         part.embed_positions = type(part.embed_positions)(300, 16)
     encodings, _ = translation.preprocess(["You", TEXT * 5], loaded)
     with loaded.turns:
-        short, long = (translation.forward(tables.padded([one], loaded), loaded) for one in encodings)
+        short, long = (translation.forward(tokenization.padded([one], loaded), loaded) for one in encodings)
     assert short.shape == (1, 3 * translation.STEP + 20)
-    assert 64 < tables.length(encodings[1]) <= 96
+    assert 64 < tokenization.length(encodings[1]) <= 96
     assert long.shape == (1, 300), "what the model takes"
     assert short.dtype == torch.int64
 
@@ -127,7 +127,7 @@ def test_forward_is_given_up_between_two_tokens(loaded):
 
     encodings, _ = translation.preprocess([TEXT], loaded)
     with loaded.turns, pytest.raises(Cancelled):
-        translation.forward(tables.padded(encodings, loaded), loaded, stopped)
+        translation.forward(tokenization.padded(encodings, loaded), loaded, stopped)
     assert len(asked) == 3
 
 
@@ -310,8 +310,8 @@ def starters(starter_cache):
     from dataclasses import replace
 
     import app
-    from components.hub import HubStatus
     from components.settings import parse
+    from components.weights.hub import HubStatus
 
     return app.create_manager(
         replace(parse([], os.environ), checkpoints="starter", keep_alive=-1), HubStatus()

@@ -13,9 +13,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components import attention as explorer
-from components.attention import ALL_HEADS, ALL_LAYERS, LEFT_OUT, MEAN, RENORMALISED, SHOWN, View, look
-from components.models import ModelManager
+from components.explain import attention as explorer
+from components.explain.attention import (
+    ALL_HEADS,
+    ALL_LAYERS,
+    LEFT_OUT,
+    MEAN,
+    RENORMALISED,
+    SHOWN,
+    View,
+    look,
+)
+from components.models.manager import ModelManager
 from demos import translation
 from demos.translation import Inside, Ran, Sentence
 from tests import tiny

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from components.turns import Turns
+from components.models.turns import Turns
 
 WAIT = 10  # seconds after which a test that hangs fails
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from components import ui
 from components.errors import CheckpointError, InputError, OutOfMemory
+from components.page import ui
 
 
 def test_download_writes_the_file_under_its_name():

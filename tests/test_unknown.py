@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from components import tables
+from components.compute import tokenization
 from demos import generation, masked, sentiment, translation, zero_shot
 
 FOREIGN = ["Мне очень понравился этот фильм", "هذا فيلم رائع جدا", "我非常喜欢这部电影", "Αυτή η ταινία"]
@@ -81,7 +81,7 @@ def test_many_texts_say_it_each_for_itself(models):
 
 @pytest.mark.parametrize("text", [FOREIGN[0], FOREIGN[2], KNOWN[0]])
 def test_attribution_says_it_too(models, text):
-    from components.inside_markup import attribution
+    from components.show.inside_markup import attribution
 
     known = text in KNOWN
     asked = zero_shot.validate(text, "sport, film", zero_shot.TEMPLATE, False)
@@ -90,4 +90,4 @@ def test_attribution_says_it_too(models, text):
         zero_shot.attribute(zero_shot.Ran(asked, "starter"), models),
     ):
         assert len(hardly(found.remarks)) == (not known)
-        assert (tables.UNSURE in attribution(found)) == (not known)
+        assert (tokenization.UNSURE in attribution(found)) == (not known)

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from components import uploads
+from components.server import uploads
 
 ROOT = Path(__file__).resolve().parent.parent
 # Begins as the app does, keeps a file, and waits for what it is told.
 APP = """
 import os, sys
-from components import uploads
+from components.server import uploads
 folder = uploads.begin(os.environ)
 (folder.path / "a" / "b").mkdir(parents=True)
 (folder.path / "a" / "b" / "voice.wav").write_text("mine")

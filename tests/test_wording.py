@@ -2,8 +2,8 @@
 
 import pytest
 
-from components.layout import Segment, shielded
-from components.wording import ATTEMPTS, Wording, around, lost, lowered, restored, taken_apart, worded
+from components.inputs.layout import Segment, shielded
+from components.inputs.wording import ATTEMPTS, Wording, around, lost, lowered, restored, taken_apart, worded
 
 
 def lacks(mark):

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from components.checkpoints import SENTENCES
 from components.errors import Cancelled, InputError
+from components.weights.checkpoints import SENTENCES
 from demos import zero_shot
 from demos.zero_shot import TEMPLATE
 from tests import tiny

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components import attribution, inside_markup
-from components.inside import Axis
+from components.explain import attribution
+from components.explain.inside import Axis
+from components.show import inside_markup
 from demos import zero_shot
 from demos.zero_shot import LABELS, TEMPLATE, TEXT, Ran, attribute, draw_inside, look_inside
 from tests import tiny

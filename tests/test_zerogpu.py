@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from components.errors import Cancelled, DemoError, InputError
-from components.models import ModelManager, survives_out_of_memory
+from components.models.manager import ModelManager, survives_out_of_memory
+from components.models.zerogpu import WAITING, Away, placed
 from components.progress import Progress, never, unreported
-from components.zerogpu import WAITING, Away, placed
 from demos import generation, sentiment
 from tests import tiny
 
@@ -193,7 +193,7 @@ def manager(loaded: list[str], failing: str = "") -> ModelManager:
     """Loads without threads; notes which thread it was."""
     import torch
 
-    from components.loading import load
+    from components.models.loading import load
 
     def load_it(checkpoint: Any, folder: Path) -> Any:
         loaded.append(threading.current_thread().name)
@@ -233,8 +233,8 @@ def test_one_that_does_not_load_is_left_out():
 def test_the_app_there(monkeypatch):
     """What the tabs offer is loaded before the page opens, runs go away, and the rest is on the CPU."""
     import app
-    from components.hub import HubStatus
     from components.settings import Settings
+    from components.weights.hub import HubStatus
 
     made: list[dict[str, Any]] = []
     preloaded: list[str] = []
@@ -261,9 +261,9 @@ def test_the_app_there(monkeypatch):
 
 def test_a_run_knows_who_asked():
     """The time on the GPU is counted for the visitor whose request Gradio keeps in the context."""
-    from components import ui
-    from components.access import NOBODY
-    from components.line import Line
+    from components.page import ui
+    from components.server.access import NOBODY
+    from components.server.line import Line
 
     asked: ContextVar[str] = ContextVar("asked", default="nobody")
 

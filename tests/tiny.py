@@ -17,12 +17,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from components.checkpoints import Checkpoint, Hub, Offer, Recipe
-from components.demo import Demo
-from components.line import Line
-from components.loading import weights_bytes
-from components.models import Loaded, ModelManager
+from components.models.loading import weights_bytes
+from components.models.manager import Loaded, ModelManager
+from components.page.demo import Demo
+from components.server.line import Line
 from components.settings import Settings
+from components.weights.checkpoints import Checkpoint, Hub, Offer, Recipe
 from tests import where
 
 WORDS = """i you we it this that is was not so very much have been waiting for my whole life course hate love

@@ -17,8 +17,8 @@ from transformers import (
     WhisperTokenizer,
 )
 
-from components import audio
-from components.models import Loaded
+from components.inputs import audio
+from components.models.manager import Loaded
 from tests import where
 
 SECONDS = 2  # of a window; positions are half the frames, which are 100 a second

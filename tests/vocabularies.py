@@ -15,7 +15,7 @@ from typing import Any
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-from components.checkpoints import ROOT
+from components.weights.checkpoints import ROOT
 from tests import tiny, tiny_whisper
 
 LEARNT = 4000  # pieces, where there is room for as many

@@ -10,15 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.checkpoints import Checkpoint
-from components.device import best_dtype
-from components.loading import load as load_onto
-from components.loading import read, stored_dtype
+from components.models.device import best_dtype
+from components.models.loading import load as load_onto
+from components.models.loading import read, stored_dtype
+from components.weights.checkpoints import Checkpoint
 
 if TYPE_CHECKING:
     import torch
 
-    from components.models import Loaded, ModelManager
+    from components.models.manager import Loaded, ModelManager
     from components.progress import Report
     from components.settings import Settings
 
@@ -65,7 +65,7 @@ def manager(settings: Settings, half: bool = False) -> ModelManager:
     import torch
 
     import app
-    from components.hub import HubStatus
+    from components.weights.hub import HubStatus
 
     models = app.create_manager(settings, HubStatus(), device)
     place = models._main

@@ -17,9 +17,9 @@ from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 from transformers import AutoTokenizer, PreTrainedModel
 
-from components import wheels
 from components.progress import unreported
 from components.settings import parse
+from components.weights import wheels
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 SAVE_EVERY = 250  # steps

@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForSequenceClassification
 
 from benchmarks.measures import read_records
-from components.device import best_device
+from components.models.device import best_device
 from demos.zero_shot import TEMPLATE
 from training.common import adapted, bucketed, encoder, keep, options, train
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from transformers import AutoModelForMaskedLM, DataCollatorForLanguageModeling
 
 from benchmarks.measures import read_records
-from components.device import best_device
+from components.models.device import best_device
 from training.common import (
     adapted,
     bucketed,

@@ -27,7 +27,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from benchmarks import measures
-from components.device import best_device
+from components.models.device import best_device
 from training.common import (
     adapted,
     averaged,

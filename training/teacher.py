@@ -28,9 +28,9 @@ from transformers import (
     PreTrainedModel,
 )
 
-from components import wheels
-from components.checkpoints import ROOT
-from components.device import best_device
+from components.models.device import best_device
+from components.weights import wheels
+from components.weights.checkpoints import ROOT
 from training.common import bucketed, encoder, fetched, options, read_pairs, train, trained
 from training.masked import restored
 from training.sentiment import NAMES, SMOOTHING, Row, accuracy, labelled, logits_of, loss_of, predicted

@@ -34,7 +34,7 @@ from tqdm import tqdm
 from transformers import MarianConfig, MarianMTModel, MarianTokenizer
 
 from benchmarks.measures import reference_streams
-from components.device import best_device
+from components.models.device import best_device
 from training.common import read_pairs, train
 from training.variations import Varied, rare_names
 

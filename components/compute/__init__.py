@@ -1,0 +1,1 @@
+"""Compute: from a lent model to its answer, for several visitors at once."""

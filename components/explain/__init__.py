@@ -1,0 +1,1 @@
+"""Explain: numbers of what happens between input and answer, without a word of how they look."""

@@ -1,0 +1,1 @@
+"""Inputs: what a visitor gave, read and checked: texts, files of texts, pictures, sound."""

@@ -1,0 +1,1 @@
+"""Show: HTML and figures made of those numbers."""

@@ -1,4 +1,5 @@
-"""The doors between the rooms: who may import whom, held by reading the imports."""
+"""The doors between the rooms: who may import whom. import-linter holds them, as pyproject.toml says; here is
+what it cannot tell."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-COMPONENTS = sorted((ROOT / "components").glob("*.py"))
+COMPONENTS = sorted((ROOT / "components").rglob("*.py"))
 DEMOS = sorted((ROOT / "demos").glob("*.py"))
 APP = ROOT / "app.py"
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
@@ -43,7 +44,7 @@ def modules(node: ast.AST, top_level_only: bool = False, package: str = "") -> I
 
 
 def imported(path: Path, top_level_only: bool = False) -> set[str]:
-    package = "" if path.parent == ROOT else path.parent.name
+    package = ".".join(path.parent.relative_to(ROOT).parts)
     return set(modules(tree(path), top_level_only, package))
 
 
@@ -52,7 +53,7 @@ def roots(names: set[str]) -> set[str]:
 
 
 def shown(path: Path) -> str:
-    return f"{path.parent.name}/{path.name}"
+    return path.relative_to(ROOT).as_posix()
 
 
 def test_the_reading_finds_imports():
@@ -67,29 +68,26 @@ def test_the_reading_finds_imports():
     assert top == whole - {"inside", "inside.x"}
 
 
-@pytest.mark.parametrize("path", COMPONENTS, ids=shown)
-def test_components_know_neither_the_tabs_nor_the_app(path):
-    assert not roots(imported(path)) & {"demos", "app", "tests", "training", "benchmarks"}
-
-
-@pytest.mark.parametrize("path", DEMOS, ids=shown)
-def test_a_tab_knows_neither_another_tab_nor_the_app(path):
-    assert not roots(imported(path)) & {"demos", "app", "tests", "training", "benchmarks"} or (
-        # Compare asks `discover` for the records of the others: it names none of them either.
-        path.name in ("__init__.py", "compare.py")
-        and not imported(path) & {f"demos.{other.stem}" for other in DEMOS}
+def test_the_doors_are_kept():
+    done = subprocess.run(
+        [sys.executable, "-c", "from importlinter.cli import lint_imports_command as lint; lint()"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("path", [*COMPONENTS, *DEMOS], ids=shown)
+def test_the_app_is_known_to_nobody(path):
+    assert not roots(imported(path)) & {"app", "tests", "training", "benchmarks"}
 
 
 def test_no_tab_is_named_outside_its_module():
     for path in (APP, *COMPONENTS, ROOT / "demos" / "__init__.py"):
         names = imported(path)
         assert not names & {f"demos.{tab.stem}" for tab in DEMOS if tab.stem != "__init__"}, path.name
-
-
-def test_only_the_interface_names_gradio():
-    named = {path.name for path in COMPONENTS if "gradio" in roots(imported(path))}
-    assert named == {"ui.py"}
 
 
 def bound_from_gradio(module: ast.Module) -> set[str]:

@@ -61,7 +61,7 @@ from starlette.routing import Route
 import demos
 from components.errors import DemoError
 from components.models.manager import ModelManager
-from components.page import ui
+from components.page import patches, ui
 from components.server import agents, logs
 from components.server.access import (
     GUEST,
@@ -226,6 +226,7 @@ def create_app(models: ModelManager, settings: Settings, hub: HubStatus, line: L
     ui.fetches(app, settings.max_upload * 1e6)
     # Runs wait in a line of ours, which tells them their place.
     app.queue(default_concurrency_limit=None)
+    patches.rest_between_runs(app._queue)
     return app
 
 

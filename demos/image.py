@@ -37,7 +37,7 @@ from components.page.answers import About
 from components.page.demo import Compared, Comparison, Demo
 from components.progress import Report, Stopped, never, unreported
 from components.server.line import Line
-from components.show import markup
+from components.show import markup, saliency_markup
 from components.show.inside_markup import (
     MOST_LABELS,
     architecture_facts,
@@ -412,7 +412,7 @@ def draw_inside(seen: Inside) -> str:
         + sentence("What goes into the model has the shape")
         + shape(seen.pixels)
         + sentence("Made a picture again, that is what the model saw:")
-        + saliency.framed(png)
+        + saliency_markup.framed(png)
     )
     order = sorted(range(len(seen.labels)), key=lambda i: -seen.logits[i])[:MOST_LABELS]
     rows = [(seen.labels[i], str(i), f"{seen.logits[i]:.4f}") for i in order]
@@ -438,7 +438,7 @@ def _draw_hidden(seen: Inside) -> str:
         height, width = seen.patch or (0, 0)
         words = PATCHES.format(rows=rows, columns=columns, width=width, height=height, hidden=sizes[-1])
         small = data_uri(encoded(seen.picture, "jpeg"), "jpeg")
-        return sentence(words) + saliency.grid_over(small, seen.grid) + hidden_states(seen.hidden)
+        return sentence(words) + saliency_markup.grid_over(small, seen.grid) + hidden_states(seen.hidden)
     features = FEATURES.format(rows=sizes[-2], columns=sizes[-1], channels=f"{sizes[1]:,}")
     return hidden_states(seen.hidden) + (sentence(features) if len(sizes) == 4 else "")
 
@@ -522,12 +522,14 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
             by_label = gr.update(choices=choices, value=0, visible=True)
         elif count > 1:
             by_layer = gr.update(maximum=count, value=count, visible=True)
-        over = saliency.draw_map(found, found.first)
+        over = saliency_markup.draw_map(found, found.first)
         return draw_inside(seen), by_label, by_layer, gr.update(visible=True), over, found
 
     drawer.shows(look, [ran], [shown, label, layer, opacity, overlay, maps])
-    drawer.changes(label, saliency.draw_map, [maps, label], [overlay])
-    drawer.changes(layer, lambda maps, layer: saliency.draw_map(maps, layer - 1), [maps, layer], [overlay])
+    drawer.changes(label, saliency_markup.draw_map, [maps, label], [overlay])
+    drawer.changes(
+        layer, lambda maps, layer: saliency_markup.draw_map(maps, layer - 1), [maps, layer], [overlay]
+    )
     # In the browser alone, and for the whole page: what a map is drawn into may be made anew.
     opacity.change(None, opacity, None, js=SET_OPACITY, **ui.QUIET)
 

@@ -332,8 +332,8 @@ def test_a_query_that_is_pressed_shades_the_keys(example):
         ("key:1", "false", "likes.", f"{row[1]:.2f}"),
     ]
     assert f"“aimes” looked most at “likes.” {row[1]:.2f}" in panel
-    assert panel.count("background:rgb(") == 2
-    assert "background:rgb(253,231,37);color:#000" in panel, "the largest weight is the end of viridis"
+    assert panel.count("background: rgb(") == 2
+    assert "background: rgb(253, 231, 37); color: #000" in panel, "the largest weight is the end of viridis"
 
 
 def test_a_key_that_is_pressed_shades_the_queries(example):

@@ -321,19 +321,6 @@ def test_what_a_visitor_or_checkpoint_writes_stays_text(models):
     assert figure.data[0].customdata[0] == "&lt;"
 
 
-def test_colours_can_be_read():
-    from plotly.colors import unlabel_rgb
-
-    from components.show.generation_markup import _luminance, colours
-
-    made = colours([i / 50 for i in range(51)])
-    assert made[0][0] != made[-1][0]
-    for ground, ink in made:
-        behind = _luminance(unlabel_rgb(ground))
-        over = 0.0 if ink == "#000000" else 1.0
-        assert (max(behind, over) + 0.05) / (min(behind, over) + 0.05) > 4.5
-
-
 # Alternatives and branches
 
 

@@ -568,7 +568,7 @@ def test_pictures_of_every_shape(make, tmp_path, width, height):
         assert seen.size == (width, height)
         assert seen.picture.shape == (32, 32, 3)
         assert seen.maps is not None
-        assert "<img" in image.saliency.draw_map(seen.maps, 0)
+        assert "<img" in image.saliency_markup.draw_map(seen.maps, 0)
 
 
 # The tab
@@ -617,15 +617,15 @@ def test_run_first_then_open_a_vit(picture):
     assert label["visible"] is False
     assert (layer["visible"], layer["maximum"], layer["value"]) == (True, 2, 2)
     assert opacity["visible"] is True
-    assert over == image.saliency.draw_map(maps, 1)
-    assert tab.pick("Slider", maps, 1) == image.saliency.draw_map(maps, 0) != over
+    assert over == image.saliency_markup.draw_map(maps, 1)
+    assert tab.pick("Slider", maps, 1) == image.saliency_markup.draw_map(maps, 0) != over
 
 
 def test_of_a_single_layer_there_is_nothing_to_choose(make, picture):
     tab = Tab(make(shallow))
     _, label, layer, opacity, over, maps, _ = tab.open(tab.tab.press(picture, 5)[-1][1])
     assert label["visible"] is False and layer["visible"] is False and opacity["visible"] is True
-    assert over == image.saliency.draw_map(maps, 0)
+    assert over == image.saliency_markup.draw_map(maps, 0)
 
 
 def test_run_first_then_open_a_convolutional_network(make, picture):
@@ -638,7 +638,7 @@ def test_run_first_then_open_a_convolutional_network(make, picture):
     scores = image.run(picture, 6, "auto", tiny.manager(make(resnet))).scores
     names = [f"{name}, {markup.percent(score)}" for name, score in scores]
     assert label["choices"] == list(zip(names, range(len(LABELS)), strict=True))
-    assert over == image.saliency.draw_map(maps, 0)
+    assert over == image.saliency_markup.draw_map(maps, 0)
     drawn = {tab.pick("Dropdown", maps, i) for i in range(len(LABELS))}
     assert len(drawn) == len(LABELS)
 

@@ -11,6 +11,7 @@ from PIL import Image
 from components.explain import saliency
 from components.explain.saliency import Maps
 from components.inputs.pictures import encoded
+from components.show import saliency_markup
 
 
 def attentions(layers: int = 3, heads: int = 4, tokens: int = 10, seed: int = 0) -> list[np.ndarray]:
@@ -127,7 +128,7 @@ def titles(drawn: str) -> list[str]:
 
 
 def test_each_cell_is_drawn_with_its_number():
-    drawn = saliency.draw_map(maps([[0.1, 0.2, 0.05], [0.0, 0.125, 0.25]]), 0)
+    drawn = saliency_markup.draw_map(maps([[0.1, 0.2, 0.05], [0.0, 0.125, 0.25]]), 0)
     assert titles(drawn)[:2] == ["row 1, column 1: 0.1000", "row 1, column 2: 0.2000"]
     assert titles(drawn)[-1] == "row 2, column 3: 0.2500"
     assert len(titles(drawn)) == drawn.count("<rect") == 6
@@ -141,31 +142,31 @@ def test_the_smallest_is_dark_and_the_largest_is_bright():
     from plotly.colors import sample_colorscale
 
     dark, bright = sample_colorscale("Viridis", [0.0, 1.0])
-    drawn = saliency.draw_map(maps([[0.3, 0.2, 0.5]]), 0)
+    drawn = saliency_markup.draw_map(maps([[0.3, 0.2, 0.5]]), 0)
     fills = re.findall(r'<rect x="(\d)" .*?fill="(.*?)"', drawn)
     assert dict(fills)["1"] == dark and dict(fills)["2"] == bright
     assert dict(fills)["0"] not in (dark, bright)
 
 
 def test_colours_of_grad_cam_begin_at_zero():
-    drawn = saliency.draw_map(maps([[1.0, 2.0]], "Grad-CAM", "<b>lion</b>"), 0)
+    drawn = saliency_markup.draw_map(maps([[1.0, 2.0]], "Grad-CAM", "<b>lion</b>"), 0)
     assert "<span>0.0000</span>" in drawn and "<span>2.0000</span>" in drawn
     assert "&lt;b&gt;lion" in drawn and "<b>" not in drawn
     assert "Selvaraju et al. 2017" in drawn and "1 × 2 cells" in drawn
 
 
 def test_a_map_of_nothing_says_so():
-    drawn = saliency.draw_map(maps([[0.0, 0.0]], "Grad-CAM", "<b>lion</b>"), 0)
+    drawn = saliency_markup.draw_map(maps([[0.0, 0.0]], "Grad-CAM", "<b>lion</b>"), 0)
     assert "the map is empty" in drawn and "<rect" not in drawn and "<img" in drawn
     assert "&lt;b&gt;lion" in drawn and "<b>" not in drawn
 
 
 def test_a_map_of_one_value_is_drawn():
-    assert len(titles(saliency.draw_map(maps([[0.25, 0.25], [0.25, 0.25]]), 0))) == 4
+    assert len(titles(saliency_markup.draw_map(maps([[0.25, 0.25], [0.25, 0.25]]), 0))) == 4
 
 
 def test_lines_between_patches():
-    drawn = saliency.grid_over("data:image/png;base64,", (2, 3))
+    drawn = saliency_markup.grid_over("data:image/png;base64,", (2, 3))
     (path,) = re.findall(r'<path d="(.*?)"', drawn)
     assert path == "M0 1H3M1 0V2M2 0V2"
 
@@ -174,7 +175,7 @@ def test_the_picture_of_a_map_is_the_one_given():
     import base64
     import io
 
-    (address,) = re.findall(r'src="data:image/jpeg;base64,(.*?)"', saliency.draw_map(maps([[0.1]]), 0))
+    (address,) = re.findall(r'src="data:image/jpeg;base64,(.*?)"', saliency_markup.draw_map(maps([[0.1]]), 0))
     with Image.open(io.BytesIO(base64.b64decode(address))) as picture:
         assert picture.size == (12, 8)
         assert np.asarray(picture) == pytest.approx(np.full((8, 12, 3), 128), abs=2)

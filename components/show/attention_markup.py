@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from components.explain.attention import Maps, looked_at, looked_by
+from components.show.colours import grounds
 from components.show.inside_markup import sentence
 
 QUERY, KEY = "query", "key"
@@ -50,14 +51,14 @@ def _row(
 ) -> str:
     """The tokens of one side; those of the other side than the picked one carry its weights."""
     shaded = side != picked_side
-    colours = _colours(weights) if shaded else []
+    behind = _grounds(weights) if shaded else []
     buttons = []
     for i, token in enumerate(tokens):
         pressed = not shaded and i == place
         number, style = "", ""
         if shaded and not np.isnan(weights[i]):
             number = f"<small>{weights[i]:.2f}</small>"
-            style = f' style="{colours[i]}"'
+            style = f' style="{behind[i]}"'
         buttons.append(
             f'<button type="button" value="{side}:{i}" aria-pressed="{str(pressed).lower()}"{style}>'
             f"<b>{html.escape(token)}</b>{number}</button>"
@@ -65,21 +66,10 @@ def _row(
     return f'<p>{name}</p><div class="row" role="group" aria-label="{name}">{"".join(buttons)}</div>'
 
 
-def _colours(weights: np.ndarray) -> list[str]:
-    """Viridis from 0 to the largest weight as CSS, the text on it black or white."""
-    from plotly.colors import sample_colorscale, unlabel_rgb
-
+def _grounds(weights: np.ndarray) -> list[str]:
+    """Behind each token, viridis from 0 to the largest weight."""
     known = np.nan_to_num(weights)
-    most = known.max() or 1.0
-    css = []
-    for colour in sample_colorscale("Viridis", (known / most).tolist()):
-        red, green, blue = unlabel_rgb(colour)
-        # The one that stands out more (WCAG 2.2): from a luminance of 0.18 on that is black.
-        linear = [(value / 255) ** 2.2 for value in (red, green, blue)]
-        luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-        text = "#000" if luminance > 0.18 else "#fff"
-        css.append(f"background:rgb({red:.0f},{green:.0f},{blue:.0f});color:{text}")
-    return css
+    return grounds(known / (known.max() or 1.0))
 
 
 def _told(maps: Maps, side: str, place: int, weights: np.ndarray) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from components.explain.alternatives import MODEL, Places
+from components.show.colours import grounds, viridis
 from components.show.figures import attention_heatmap
 from components.show.inside_markup import number_table, readable, sentence
 from components.show.markup import percent
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     from components.explain.inside import Token
 
-INK = ("#000000", "#ffffff")  # on a coloured ground, the one that is easier to read
 READING = (
     "Each token has the colour of the probability that the model gave it. Press one, or use the arrow keys "
     "and Enter, to see what else could have stood there."
@@ -53,22 +53,6 @@ element.addEventListener("keydown", (event) => {
 """
 
 
-def colours(shares: Sequence[float]) -> list[tuple[str, str]]:
-    """For each share between 0 and 1 a ground of viridis and the ink that can be read on it."""
-    from plotly.colors import sample_colorscale, unlabel_rgb
-
-    grounds = sample_colorscale("Viridis", [min(max(float(share), 0.0), 1.0) for share in shares])
-    return [(ground, INK[_luminance(unlabel_rgb(ground)) < 0.179]) for ground in grounds]
-
-
-def _luminance(rgb: Sequence[float]) -> float:
-    """Relative luminance (WCAG 2): above 0.179 black has the higher contrast, below it white."""
-    linear = [
-        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (part / 255 for part in rgb)
-    ]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
 def written(tokens: Sequence[Token], shares: Sequence[float], forks: Sequence[int] = ()) -> str:
     """Each token as a button in the colour of its probability; special ones dashed, chosen ones underlined.
 
@@ -77,15 +61,14 @@ def written(tokens: Sequence[Token], shares: Sequence[float], forks: Sequence[in
     if not tokens:
         return sentence("The text is empty: there is no token to colour.")
     pieces = []
-    for place, (token, share, (ground, ink)) in enumerate(zip(tokens, shares, colours(shares), strict=True)):
+    for place, (token, share, ground) in enumerate(zip(tokens, shares, grounds(shares), strict=True)):
         shown = readable(token.text)
         kinds = [name for name, is_so in (("special", token.special), ("fork", place in forks)) if is_so]
         told = f"{shown}: {percent(share)}, id {token.id}" + (", chosen by you" if place in forks else "")
         pieces.append(
             f'<button type="button" class="piece {" ".join(kinds)}" data-place="{place}" '
             f'tabindex="{0 if place == 0 else -1}" aria-pressed="false" title="{html.escape(told)}" '
-            f'style="background:{ground};color:{ink}">{html.escape(shown)}</button>'
-            + ("<br>" if "↵" in shown else "")
+            f'style="{ground}">{html.escape(shown)}</button>' + ("<br>" if "↵" in shown else "")
         )
     reading = sentence(READING)
     return f'{reading}<div class="pieces" role="group" aria-label="tokens">{"".join(pieces)}</div>{scale()}'
@@ -93,7 +76,7 @@ def written(tokens: Sequence[Token], shares: Sequence[float], forks: Sequence[in
 
 def scale() -> str:
     """What the colours mean."""
-    stops = ", ".join(ground for ground, _ in colours([i / 8 for i in range(9)]))
+    stops = ", ".join(viridis(i / 8 for i in range(9)))
     return (
         '<p class="certainty"><span>probability that the model gave the token: 0 %</span>'
         f'<span class="ramp" style="background:linear-gradient(to right, {stops})"></span>'

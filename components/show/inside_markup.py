@@ -13,6 +13,7 @@ import numpy as np
 
 from components.explain.attribution import Attributions, Carried
 from components.explain.inside import Architecture, Axis, Token, Tokens, softmax_steps
+from components.show.colours import grounds
 
 MOST_LABELS = 10  # that are shown step by step
 SOFTMAX = (
@@ -288,18 +289,11 @@ def _attention(carried: Carried) -> str:
         return sentence(NO_ATTENTION)
     words = LOOKED.format(position=carried.position, total=float(weights.sum()))
     most = float(weights.max()) or 1.0
+    shown = weights[:SHOWN]
     chips = (
-        _shaded(token, f"{100 * weight:.1f} %", f"{weight:.4f}", _viridis(weight / most))
-        for token, weight in zip(carried.tokens.tokens[:SHOWN], weights[:SHOWN], strict=True)
+        _shaded(token, f"{100 * weight:.1f} %", f"{weight:.4f}", ground)
+        for token, weight, ground in zip(
+            carried.tokens.tokens[:SHOWN], shown, grounds(shown / most), strict=True
+        )
     )
     return f'{sentence(words)}<div class="tokens weights">{"".join(chips)}{_more(len(weights))}</div>'
-
-
-def _viridis(share: float) -> str:
-    """The colour of a share from 0 to 1, with text that can be read on it."""
-    from plotly.colors import sample_colorscale
-
-    (color,) = sample_colorscale("Viridis", [min(max(share, 0.0), 1.0)], colortype="tuple")
-    red, green, blue = (round(255 * part) for part in color)
-    # From about the middle of the scale on, dark text has the better contrast.
-    return f"background: rgb({red}, {green}, {blue}); color: {'#000' if share > 0.45 else '#fff'}"

@@ -168,7 +168,7 @@ class Shelf:
         with self._models.alone(report):
             report(Progress(f"reading the tokenizer of {name}"))
             tokenizer = read(checkpoint, folder)
-            ready = Ready(tokenizer, algorithm(tokenizer))
+            ready = Ready(tokenizer, inside.algorithm(tokenizer))
         with self.lock:
             self._kept[name] = ready
             while len(self._kept) > KEPT:
@@ -216,16 +216,6 @@ def read(checkpoint: Checkpoint, folder: Path) -> Any:
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise CheckpointError(f"{checkpoint.name} has no vocabulary. Choose a checkpoint that reads text.")
     return tokenizer
-
-
-def algorithm(tokenizer: Any) -> str:
-    """As `inside.algorithm`, and which of its algorithms a SentencePiece file was trained with."""
-    pieces = getattr(tokenizer, "spm_source", None)
-    if pieces is None:
-        return inside.algorithm(tokenizer)
-    # Unigram's scores are log probabilities; those of BPE are places in its list of merges.
-    scores = [pieces.get_score(i) for i in range(len(pieces))]
-    return f"SentencePiece {'BPE' if all(map(float.is_integer, scores)) else 'Unigram'}"
 
 
 def validate(text: str | None, starters: Sequence[str], typed: str | None) -> tuple[str, list[str]]:

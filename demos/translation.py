@@ -643,7 +643,7 @@ def look_inside(ran: Ran, index: int, models: ModelManager) -> Inside:
         log_probabilities = logits.log_softmax(-1)
         written = log_probabilities.gather(1, torch.tensor(ids[1:], dtype=torch.long)[:, None])
         return Inside(
-            algorithm=algorithm(loaded.processor),
+            algorithm=inside.algorithm(loaded.processor),
             read=Tokens(
                 _tokens(sentence.source_ids, source_pieces(sentence.source_ids, loaded), loaded), cut
             ),
@@ -682,22 +682,6 @@ def _steps(ids: Sequence[int], logits: torch.Tensor, loaded: Loaded) -> tuple[St
             )
         )
     return tuple(steps)
-
-
-def algorithm(tokenizer: Any) -> str:
-    """How the tokenizer of the source splits words: "SentencePiece Unigram" or "SentencePiece BPE".
-
-    The file of a trained model tells: BPE scores its pieces by the order of merges, 0, -1, -2 and so on;
-    Unigram by log-probabilities (Kudo and Richardson 2018).
-    """
-    pieces = tokenizer.spm_source
-    ordinary = [
-        i
-        for i in range(pieces.get_piece_size())
-        if not (pieces.is_control(i) or pieces.is_unknown(i) or pieces.is_byte(i) or pieces.is_unused(i))
-    ]
-    scores = [pieces.get_score(i) for i in ordinary]
-    return f"SentencePiece {'BPE' if all(score == int(score) for score in scores) else 'Unigram'}"
 
 
 def how_chosen(generation: Any) -> str:

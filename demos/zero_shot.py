@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ import numpy as np
 
 from components.compute import tokenization
 from components.compute.batching import MOST, Batcher
+from components.compute.entailment import Classes, classes_of
 from components.errors import InputError
 from components.explain import attribution, inside, snippets
 from components.explain.attribution import Carried
@@ -84,13 +85,9 @@ TEMPERATURE = 0.05
 ENCODERS = ("bert", "distilbert", "roberta", "mpnet", "xlm-roberta")
 
 
-def _entails(id2label: Mapping[Any, str] | None) -> bool:
-    return any(str(label).lower().startswith("entail") for label in (id2label or {}).values())
-
-
 def _fits(config: dict[str, Any]) -> str | None:
     name = (config.get("architectures") or ["an unknown architecture"])[0]
-    if name.endswith("ForSequenceClassification") and _entails(config.get("id2label")):
+    if name.endswith("ForSequenceClassification") and classes_of(config.get("id2label")):
         return None
     # Many sentence encoders still have the name of what they were made from, such as MPNetForMaskedLM.
     if (name.endswith("Model") or SENTENCES in config) and config.get("model_type") in ENCODERS:
@@ -102,7 +99,7 @@ def _fits(config: dict[str, Any]) -> str | None:
 
 
 def _model_class(config: dict[str, Any]) -> str:
-    return "AutoModelForSequenceClassification" if _entails(config.get("id2label")) else "AutoModel"
+    return "AutoModelForSequenceClassification" if classes_of(config.get("id2label")) else "AutoModel"
 
 
 RECIPE = Recipe("zero_shot", _model_class, "AutoTokenizer", _fits)
@@ -195,7 +192,7 @@ def preprocess(request: Request, loaded: Loaded) -> tuple[list[tokenization.Enco
     limit = tokenization.longest_input(loaded)
     hypotheses = [request.template.format(label) for label in request.labels]
     too_long = f"A label is too long: this checkpoint takes {limit} tokens. Use shorter labels."
-    if not _entails(loaded.model.config.id2label):
+    if not classes_of(loaded.model.config.id2label):
         encodings, (kept, *cut) = tokenization.tokenized([request.text, *hypotheses], loaded, limit)
         if any(part is not None for part in cut):
             raise InputError(too_long)
@@ -267,17 +264,6 @@ def _pools_first(folder: Path) -> bool:
     return pooling.exists() and bool(json.loads(pooling.read_text()).get("pooling_mode_cls_token"))
 
 
-def _classes(config: Any) -> tuple[int, int] | None:
-    """Which class stands against entailment, and entailment itself; None for a sentence encoder."""
-    names = {str(name).lower(): int(i) for i, name in config.id2label.items()}
-    entailment = next((i for name, i in names.items() if name.startswith("entail")), None)
-    if entailment is None:
-        return None
-    # A two-class model calls its other class not_entailment.
-    others = sorted((not name.startswith("contra"), i) for name, i in names.items() if i != entailment)
-    return others[0][1], entailment
-
-
 def postprocess(
     output: torch.Tensor, labels: Sequence[str], multi_label: bool, config: Any
 ) -> tuple[tuple[str, float], ...]:
@@ -287,14 +273,14 @@ def postprocess(
     several answers are, for each label, a softmax of entailment against contradiction.
     Similarity: a softmax of the cosines at TEMPERATURE; for several answers the cosine itself, from 0 up.
     """
-    classes = _classes(config)
+    classes = classes_of(config.id2label)
     if classes is None:
         cosines = output[1:] @ output[0]
         scores = cosines.clamp(min=0, max=1) if multi_label else (cosines / TEMPERATURE).softmax(0)
     elif multi_label:
         scores = output[:, list(classes)].softmax(-1)[:, 1]
     else:
-        scores = output[:, classes[1]].softmax(0)
+        scores = output[:, classes.entailment].softmax(0)
     return tuple(sorted(zip(labels, scores.tolist(), strict=True), key=lambda pair: -pair[1]))
 
 
@@ -417,7 +403,7 @@ class Inside:
     hidden: tuple[tuple[str, tuple[Axis, ...]], ...]
     scores: tuple[tuple[str, float], ...]
     classes: tuple[str, ...] = ()
-    pair: tuple[int, int] | None = None
+    pair: Classes | None = None
     logits: tuple[tuple[float, ...], ...] = ()
     cosines: tuple[float, ...] = ()
     pooling: str = ""
@@ -430,7 +416,7 @@ def look_inside(ran: Ran, models: ModelManager) -> Inside:
     request = ran.request
     with models.use(OFFER, ran.checkpoint) as loaded:
         encodings, kept = preprocess(request, loaded)
-        config, pair = loaded.model.config, _classes(loaded.model.config)
+        config, pair = loaded.model.config, classes_of(loaded.model.config.id2label)
         most = MOST_INSIDE if pair else MOST_INSIDE + 1
         inputs = tokenization.padded(encodings[:most], loaded)
         on_device = {name: tensor.to(loaded.device) for name, tensor in inputs.items()}
@@ -461,7 +447,7 @@ def _cut_ends(request: Request, kept: str | None, loaded: Loaded, rows: int) -> 
     if kept is None:
         return [""] * rows
     limit = tokenization.longest_input(loaded)
-    if not _entails(loaded.model.config.id2label):
+    if not classes_of(loaded.model.config.id2label):
         return [inside.cut_end(request.text, loaded, limit, kept)]
     hypotheses = [request.template.format(label) for label in request.labels[:rows]]
     return [inside.cut_end(request.text, loaded, limit, kept, hypothesis) for hypothesis in hypotheses]
@@ -487,7 +473,7 @@ def _draw_tokens(seen: Inside, names: Sequence[str], words: str) -> str:
 
 def _draw_entailment(seen: Inside) -> tuple[str, str, str]:
     """Tokens, head and postprocessing of pairs of premise and hypothesis."""
-    labels, (other, entailment) = seen.request.labels, seen.pair or (0, 0)
+    labels, (other, entailment) = seen.request.labels, seen.pair or Classes(0, 0)
     logits = np.array(seen.logits)
     tokens = _draw_tokens(
         seen,
@@ -545,13 +531,17 @@ def attribute(ran: Ran, models: ModelManager, label: int | None = None) -> Carri
     request = ran.request
     with models.use(OFFER, ran.checkpoint) as loaded:
         encodings, _ = preprocess(request, loaded)
-        config, classes = loaded.model.config, _classes(loaded.model.config)
+        config, classes = loaded.model.config, classes_of(loaded.model.config.id2label)
         if label is None or label >= len(request.labels):
             output = torch.stack(loaded.share(joint)(encodings))
             best = postprocess(output, request.labels, _each(request), config)[0][0]
             label = request.labels.index(best)
         if classes:
-            encoding, pooled, name = encodings[label], False, f"the {config.id2label[classes[1]]} logit"
+            encoding, pooled, name = (
+                encodings[label],
+                False,
+                f"the {config.id2label[classes.entailment]} logit",
+            )
         else:
             encoding, pooled, name = encodings[0], not _pools_first(_folder(loaded)), "the cosine"
         inputs = tokenization.padded([encoding], loaded)
@@ -559,7 +549,7 @@ def attribute(ran: Ran, models: ModelManager, label: int | None = None) -> Carri
 
         def score(output: Any) -> torch.Tensor:
             if classes:
-                return output.logits[:, classes[1]].float()
+                return output.logits[:, classes.entailment].float()
             return _output(output, mask, loaded) @ target
 
         if not classes:
@@ -579,7 +569,7 @@ def attribute(ran: Ran, models: ModelManager, label: int | None = None) -> Carri
 
 
 def _method(loaded: Loaded, multi_label: bool) -> str:
-    if _entails(loaded.model.config.id2label):
+    if classes_of(loaded.model.config.id2label):
         how = "against contradiction, for each label alone" if multi_label else "compared across the labels"
         return f"Scores: how strongly the text entails the sentence with the label, {how}."
     if multi_label:

@@ -118,7 +118,7 @@ def test_without_places_the_end_is_found_by_what_was_read(text, kept, cut):
         (tiny.bart, CLASSIFIER, "byte-level BPE"),
         (tiny.llama, DECODER, "byte-level BPE"),
         (lambda: tiny.llama(sentencepiece=True), DECODER, "SentencePiece BPE"),
-        (tiny.marian, TRANSLATOR, "SentencePiece"),
+        (tiny.marian, TRANSLATOR, "SentencePiece Unigram"),
     ],
 )
 def test_algorithm(folder, kind, expected):
@@ -152,7 +152,7 @@ def test_algorithm_of_whole_words():
         (sentiment, "WordPiece"),
         (zero_shot, "WordPiece"),
         (generation, "byte-level BPE"),
-        (translation, "SentencePiece"),
+        (translation, "SentencePiece Unigram"),
         (speech, "byte-level BPE"),
     ],
 )

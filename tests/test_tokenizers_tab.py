@@ -212,7 +212,7 @@ def test_a_sentencepiece_file_says_how_it_was_trained(tmp_path):
             minloglevel=2,
         )
         pieces = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / f"{kind}.model"))
-        assert tab.algorithm(SimpleNamespace(spm_source=pieces)) == f"SentencePiece {name}"
+        assert tab.inside.algorithm(SimpleNamespace(spm_source=pieces)) == f"SentencePiece {name}"
 
 
 def test_unknown_tokens_are_those_of_the_text():

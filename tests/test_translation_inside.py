@@ -200,7 +200,7 @@ def test_bpe_is_told_from_unigram(tmp_path):
             minloglevel=2,
         )
         trained = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / f"{kind}.model"))
-        assert translation.algorithm(SimpleNamespace(spm_source=trained)) == name
+        assert translation.inside.algorithm(SimpleNamespace(spm_source=trained)) == name
 
 
 def test_the_end_that_was_cut_is_shown(monkeypatch):

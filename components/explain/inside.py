@@ -115,7 +115,9 @@ def _after(text: str, letters: int) -> str:
 
 def algorithm(tokenizer: Any) -> str:
     """How a tokenizer splits words: "WordPiece", "byte-level BPE", "BPE", "SentencePiece BPE", "Unigram",
-    "SentencePiece", "whole words"."""
+    "SentencePiece Unigram", "SentencePiece", "whole words". Of Marian's two it is the source's."""
+    if (pieces := getattr(tokenizer, "spm_source", None)) is not None:
+        return f"SentencePiece {_trained_by(pieces)}"
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return "SentencePiece"
@@ -127,6 +129,20 @@ def algorithm(tokenizer: Any) -> str:
     if kind == "BPE" and built["model"].get("byte_fallback"):
         return "SentencePiece BPE"
     return {"WordLevel": "whole words"}.get(kind, kind)
+
+
+def _trained_by(pieces: Any) -> str:
+    """Which algorithm made a SentencePiece model: the scores of its pieces tell.
+
+    BPE numbers them by the order of merges, 0, -1, -2 and so on; Unigram has log-probabilities (Kudo and
+    Richardson 2018).
+    """
+    scores = [
+        pieces.get_score(i)
+        for i in range(pieces.get_piece_size())
+        if not (pieces.is_control(i) or pieces.is_unknown(i) or pieces.is_byte(i) or pieces.is_unused(i))
+    ]
+    return "BPE" if all(map(float.is_integer, scores)) else "Unigram"
 
 
 def architecture(loaded: Loaded) -> Architecture:

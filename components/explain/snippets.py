@@ -15,6 +15,7 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
 
+from components.compute.entailment import classes_of
 from components.inputs.audio import RATE
 from components.inputs.pictures import Read
 from components.inputs.wording import Wording, restored
@@ -553,7 +554,7 @@ def zero_shot(
     softmax of its cosines.
     """
     each = multi_label or len(labels) == 1  # a softmax over a single label would always say 1
-    classes = _entailment(id2label)
+    classes = classes_of(id2label)
     if classes is None:
         how, scores = (
             ("Several labels may be right:\n# each has its own, from 0 up.", "cosines.clamp(min=0, max=1)")
@@ -565,17 +566,18 @@ def zero_shot(
         )
         lines = [how, "cosines = vectors[1:] @ vectors[0]", f"scores = {scores}"]
     elif each:
-        entailment, other = classes
-        name = "contradiction" if str(id2label[other]).lower().startswith("contra") else "no_entailment"
+        against = str(id2label[classes.against]).lower()
+        name = "contradiction" if against.startswith("contra") else "no_entailment"
         lines = [
             f"For each label alone: a softmax of its logits of {name} and entailment.",
-            f"{name}, entailment = {other}, {entailment}  # their numbers in model.config.id2label",
+            f"{name}, entailment = {classes.against}, {classes.entailment}  "
+            "# their numbers in model.config.id2label",
             f"scores = logits[:, [{name}, entailment]].softmax(-1)[:, 1]",
         ]
     else:
         lines = [
             "One label is right: a softmax of the logits of entailment over the labels.",
-            f"entailment = {classes[0]}  # its number in model.config.id2label",
+            f"entailment = {classes.entailment}  # its number in model.config.id2label",
             "scores = logits[:, entailment].softmax(0)",
         ]
     host = "" if where.device == "cpu" else ".cpu()"
@@ -589,17 +591,6 @@ def zero_shot(
         pooled=CLS_POOLING if pooling == "cls" else MEAN_POOLING.replace("$host", host),
         scores="\n".join(lines),
     )
-
-
-def _entailment(id2label: Mapping[int, str]) -> tuple[int, int] | None:
-    """The number of the class of entailment and of the one against it: contradiction, or of two classes
-    the other one. None where there is no entailment."""
-    names = {str(name).lower(): int(i) for i, name in id2label.items()}
-    entailment = next((i for name, i in names.items() if name.startswith("entail")), None)
-    if entailment is None:
-        return None
-    others = sorted((not name.startswith("contra"), i) for name, i in names.items() if i != entailment)
-    return entailment, others[0][1]
 
 
 def pooling_of(folder: str) -> str:

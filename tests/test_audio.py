@@ -225,36 +225,6 @@ def test_a_recording_whose_header_knows_no_length(tmp_path, monkeypatch):
     assert sum(decoded) < 5.2 * 48_000
 
 
-def test_from_gradio_takes_integers_and_floats_of_one_and_two_channels():
-    wave = chirp(16_000)
-    cases = [
-        ((32_767 * wave).astype(np.int16), 1e-3),
-        ((2**31 * wave).astype(np.int32), 1e-6),
-        ((128 + 127 * wave).astype(np.uint8), 0.02),
-        (wave.astype(np.float32), 1e-6),
-    ]
-    for data, tolerance in cases:
-        np.testing.assert_allclose(audio.from_gradio(16_000, data).samples, wave, atol=tolerance)
-        stereo = np.stack([data, data], 1)
-        np.testing.assert_allclose(audio.from_gradio(16_000, stereo).samples, wave, atol=tolerance)
-    found = audio.from_gradio(48_000, (32_767 * chirp(48_000)).astype(np.int16))
-    assert (found.rate, found.seconds) == (48_000, pytest.approx(1.5, abs=0.001))
-    assert likeness(found.samples) > 0.999
-
-
-def test_from_gradio_refuses_what_is_no_recording():
-    for rate, data, words in [
-        (16_000, np.zeros((0, 2), np.int16), "length of zero"),
-        (16_000, np.zeros(0, np.int16), "length of zero"),
-        (0, np.zeros(9, np.int16), "not a recording"),
-        (16_000, np.zeros((2, 2, 2), np.int16), "not a recording"),
-        (16_000, np.array(["a"]), "not a recording"),
-        (8_000, np.zeros(8_000 * 61, np.int16), "1 min 1 s long and the limit is 1 min"),
-    ]:
-        with pytest.raises(InputError, match=words):
-            audio.from_gradio(rate, data, limit_seconds=60)
-
-
 def test_levels_and_silence():
     rng = np.random.default_rng(0)
     second = audio.RATE

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from components.compute.transcripts import Segment, to_srt, to_text, to_vtt
+from components.compute.transcripts import Segment, to_srt, to_vtt
 
 SPOKEN = [Segment(" Hello there.", 0.0, 1.5), Segment("Goodbye", 3599.9996, 3661.25)]
 
@@ -22,15 +22,10 @@ def test_vtt():
     )
 
 
-def test_text():
-    assert to_text(SPOKEN) == "Hello there.\nGoodbye\n"
-
-
 def test_nothing_said():
     for segments in ([], [Segment("", 0, 1), Segment(" \n", 1, 2)]):
         assert to_srt(segments) == ""
         assert to_vtt(segments) == "WEBVTT\n"
-        assert to_text(segments) == ""
 
 
 def test_numbers_do_not_count_empty_cues():
@@ -42,7 +37,6 @@ def test_text_that_would_break_the_format():
     segment = Segment("a --> b\n\n<i>c</i> & d", 0, 1)
     assert to_vtt([segment]).splitlines()[3] == "a --&gt; b &lt;i&gt;c&lt;/i&gt; &amp; d"
     assert to_srt([segment]).splitlines()[2] == "a → b <i>c</i> & d"
-    assert to_text([segment]) == "a --> b <i>c</i> & d\n"
 
 
 def test_times_never_go_back():
@@ -110,4 +104,3 @@ def test_escapes_are_not_counted_and_not_cut():
     assert re.sub(r"\s", "", "".join(lines)) == re.sub(r"\s", "", text).replace("&", "&amp;").replace(
         "<", "&lt;"
     ).replace(">", "&gt;")
-    assert to_text([Segment(text, 0, 9)]) == f"{text.strip()}\n"

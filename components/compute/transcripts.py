@@ -41,12 +41,6 @@ def to_vtt(segments: Iterable[Segment]) -> str:
     return "\n".join(["WEBVTT\n", *cues])
 
 
-def to_text(segments: Iterable[Segment]) -> str:
-    """One segment per line; "" where nothing was said."""
-    texts = (" ".join(segment.text.split()) for segment in segments)
-    return "".join(f"{text}\n" for text in texts if text)
-
-
 def _cues(
     segments: Iterable[Segment], replaced: Mapping[str, str] = MappingProxyType({})
 ) -> Iterator[tuple[str, int, int]]:

@@ -85,25 +85,6 @@ def decode(path: str | os.PathLike[str], limit_seconds: float = LIMIT_SECONDS) -
         raise _not_opened() from error
 
 
-def from_gradio(rate: int, data: np.ndarray, limit_seconds: float = LIMIT_SECONDS) -> Audio:
-    """A recording as Gradio hands it over: data [samples] or [samples, channels], integers or floats.
-
-    Raises InputError where it is empty, over the limit, or not numbers.
-    """
-    data = np.asarray(data)
-    if rate <= 0 or data.ndim not in (1, 2) or data.dtype.kind not in "iuf":
-        raise InputError(f"This is not a recording. Record again, or upload a file: {FORMATS} work.")
-    _check_rate(rate, data.shape[1] if data.ndim == 2 else 1)
-    frames = data.shape[0]
-    if data.size == 0:
-        raise _zero_length()
-    if frames > limit_seconds * rate:
-        raise _too_long(frames / rate, limit_seconds)
-    table = data.reshape(frames, -1)
-    blocks = ((_to_float(table[at : at + BLOCK].T), int(rate)) for at in range(0, frames, BLOCK))
-    return _assemble(blocks, int(rate))
-
-
 def speech_level(samples: np.ndarray) -> float:
     """How loud the loudest fifth of a second is, in dBFS (0: a square wave at full scale).
 

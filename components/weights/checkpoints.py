@@ -74,7 +74,6 @@ class Checkpoint:
     name: str
     source: Hub | Wheel | Bundled
     recipe: Recipe
-    note: str = ""
 
     @property
     def is_starter(self) -> bool:

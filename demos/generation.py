@@ -16,6 +16,7 @@ from components.errors import Cancelled, DemoError, InputError
 from components.explain import alternatives, inside, snippets
 from components.explain.alternatives import Places
 from components.explain.inside import Architecture, Axis, Tokens
+from components.explain.masks import AXES
 from components.inputs import given
 from components.models.control import control_tokens
 from components.models.eager import twin
@@ -632,7 +633,7 @@ def look_at_attention(
 def attention_remarks(seen: Attention) -> str:
     """How to read the map, and what is not on it."""
     told = [
-        "Queries down, keys across: each row shows where a token looks, and sums to 1. Grey is the causal "
+        f"{AXES.capitalize()}: each row shows where a token looks, and sums to 1. Grey is the causal "
         "mask: no token looks at those after it."
     ]
     if seen.left_out:

@@ -16,7 +16,8 @@ from components.compute import tokenization
 from components.errors import CheckpointError, InputError, ModelLoadError, NotFinite
 from components.explain import inside
 from components.explain.inside import Architecture, Axis, Tokens
-from components.inputs.gap import MARK, may_look, split_at_gap, window
+from components.explain.masks import AXES, may_look
+from components.inputs.gap import MARK, split_at_gap, window
 from components.models.control import control_tokens
 from components.models.manager import Loaded, ModelManager, TooNarrow, survives_out_of_memory
 from components.models.status import Status, status_of, status_of_two
@@ -60,7 +61,7 @@ WHY = (
     "as those before. The causal model attends to the left only and predicts how the text goes on"
 )
 HOW_TO_READ = (
-    "The attention masks, queries down, keys across: where a cell is bright, the token of that row may look "
+    f"The attention masks, {AXES}: where a cell is bright, the token of that row may look "
     "at the token of that column. The outlined row is the one whose output becomes the answer. ␣ is a space."
 )
 

@@ -19,6 +19,7 @@ from components.errors import InputError
 from components.explain import hearing, inside, snippets, spectrogram
 from components.explain.hearing import Heard
 from components.explain.inside import Architecture
+from components.explain.masks import AXES
 from components.inputs import audio
 from components.inputs.audio import Audio
 from components.models.manager import Loaded, ModelManager, survives_out_of_memory
@@ -71,7 +72,7 @@ SPECTROGRAM = (
     "Voiced sounds are stacked bands, an s or an f is a cloud at the top, and pauses are dark."
 )
 ATTENTION = (
-    "Queries down, keys across: each row is a token at the moment it was written, and the bright places "
+    f"{AXES.capitalize()}: each row is a token at the moment it was written, and the bright places "
     "are where in the sound the decoder listened then."
 )
 

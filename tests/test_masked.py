@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from components.errors import CheckpointError, InputError
-from components.inputs.gap import MOST_CHARACTERS, may_look, split_at_gap, window
+from components.explain.masks import may_look
+from components.inputs.gap import MOST_CHARACTERS, split_at_gap, window
 from components.models.loading import weights_bytes
 from components.models.manager import ModelManager
 from components.weights.checkpoints import Checkpoint, Offer

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from components.compute.decoding import Sampling
+from components.explain.masks import hide_later
 
 MOST = 10  # alternatives that are shown at a place
 MODEL = "model"  # what the model's own probabilities are called, before any step
@@ -156,9 +157,8 @@ def causal(weights: np.ndarray) -> tuple[np.ndarray, bool]:
     Besides whether the rows had to be divided by their sums, because these were off 1 by more than 1e-4
     (in half precision). Raises ValueError where there is attention to what comes after.
     """
-    later = np.triu(np.ones(weights.shape, dtype=bool), 1)
-    if np.abs(weights[later]).max(initial=0) > 0:
+    if np.triu(np.abs(weights), 1).max(initial=0) > 0:
         raise ValueError("attention to tokens that come after")
     sums = weights.sum(-1, keepdims=True)
     off = bool(np.abs(sums - 1).max(initial=0) > 1e-4)
-    return np.where(later, np.nan, weights / sums if off else weights), off
+    return hide_later(weights / sums if off else weights), off

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from components.explain.masks import AXES, hide_later
 from components.inputs.tables import safe_cell
 
 MOST_DRAWN = 64  # tokens on a side; more could not be told apart
@@ -126,7 +127,7 @@ def look(attention: Attention, view: View) -> Maps:
         view,
         which,
         len(weights),
-        causal(kept) if view.kind == "decoder" else kept,
+        hide_later(kept) if view.kind == "decoder" else kept,
         tuple(queries[i] for i in rows),
         tuple(keys[i] for i in columns),
         (source if view.kind == "encoder" else target, target if view.kind == "decoder" else source),
@@ -180,13 +181,6 @@ def left_out(
     return np.divide(kept, sums, out=np.zeros_like(kept), where=sums > 0)
 
 
-def causal(weights: np.ndarray) -> np.ndarray:
-    """Weights `[..., query, key]` with NaN where a query would look at what comes after it."""
-    return np.where(np.triu(np.ones(weights.shape[-2:], dtype=bool), 1), np.nan, weights).astype(
-        weights.dtype
-    )
-
-
 def _name(tokens: Sequence[str], whole: bool) -> str:
     """Tokens as they are read: the mark of a word's beginning as a space that does not vanish.
 
@@ -228,7 +222,7 @@ def how_to_read(maps: Maps) -> str:
     looking = "source" if view.kind == "encoder" else "translation"
     looked_at = "translation" if view.kind == "decoder" else "source"
     said = [
-        f"Queries down, keys across: each row is a {unit} of the {looking} that looks, and its cells say how "
+        f"{AXES.capitalize()}: each row is a {unit} of the {looking} that looks, and its cells say how "
         f"much it looks at each {unit} of the {looked_at}."
     ]
     if len(maps.which) > 1:

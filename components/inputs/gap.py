@@ -1,10 +1,8 @@
-"""Gaps: where is the missing word of a text, how much around it fits, and which tokens see each other?"""
+"""Gaps: where is the missing word of a text, and how much around it fits?"""
 
 from __future__ import annotations
 
 import re
-
-import numpy as np
 
 from components.errors import InputError
 from components.inputs import given
@@ -42,12 +40,3 @@ def window(length: int, place: int, room: int) -> slice:
     """Which `room` of `length` tokens to read so that `place` is among them, in the middle if it can be."""
     start = min(max(place - room // 2, 0), max(length - room, 0))
     return slice(start, min(start + room, length))
-
-
-def may_look(length: int, causal: bool) -> np.ndarray:
-    """The attention mask `[query, key]` of one text without padding: which token may look at which.
-
-    All at all in an encoder; in a decoder each at itself and those before it.
-    """
-    everything = np.ones((length, length), dtype=bool)
-    return np.tril(everything) if causal else everything

@@ -169,6 +169,13 @@ def settle(process: psutil.Process) -> None:
     raise TimeoutError(f"process {process.pid} was still at work after {PATIENCE:.0f} s")
 
 
+def share_of_a_core(process: psutil.Process, span: float) -> float:
+    """What a process takes of a core, 1 for all of it, in so many seconds from now on."""
+    before, started = _worked(process), time.monotonic()
+    time.sleep(span)
+    return (_worked(process) - before) / (time.monotonic() - started)
+
+
 def _worked(process: psutil.Process) -> float:
     times = process.cpu_times()
     return times.user + times.system

@@ -18,6 +18,7 @@ import argparse
 import importlib.metadata
 import os
 import signal
+import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ from typing import Any
 
 from benchmarks import limits, startup
 from benchmarks.load import Burst, drive, upload
-from benchmarks.processes import busy, peak_memory, settle, worker
+from benchmarks.processes import busy, peak_memory, settle, share_of_a_core, worker
 from benchmarks.rounds import (
     Row,
     Side,
@@ -43,7 +44,16 @@ from benchmarks.rounds import (
     rates,
     seconds,
 )
-from benchmarks.stage import ROUNDS, Bench, Stage, app, join_clips, starter_folders, word_error_rate
+from benchmarks.stage import (
+    ROUNDS,
+    Bench,
+    Stage,
+    app,
+    join_clips,
+    plain,
+    starter_folders,
+    word_error_rate,
+)
 from components.errors import DemoError
 from components.models.device import best_device
 from demos import speech, zero_shot
@@ -58,6 +68,7 @@ AVX2 = {
     "CT2_FORCE_CPU_ISA": "AVX2",
 }
 BUDGET = 1.5  # GB
+REST = 30.0  # seconds
 SPEECH_CLIPS = 8
 LONG_SPEECH = 240.0  # seconds
 TOKENS = 64  # of each continuation
@@ -457,6 +468,27 @@ def measure_page_up(stage: Stage) -> Iterator[Row]:
     yield Row("page up", "s", "`import gradio`", theirs, ours, at_most(1.5))
 
 
+def measure_rest(stage: Stage) -> Iterator[Row]:
+    """What an app takes of a core that was used once and that nobody uses now."""
+
+    def at_rest(started: Any, name: str, asked: list[Any]) -> Burst:
+        with started as fresh:
+            drive(fresh.url, name, [asked])
+            settle(fresh.process)
+            return Burst(100 * share_of_a_core(fresh.process, REST), ())
+
+    text = stage.bench.texts(1)[0]
+    done = stage.alternate(
+        {
+            "theirs": lambda: at_rest(plain(stage.bench.folders), "sentiment", [text]),
+            "ours": lambda: at_rest(app(), "sentiment", [text, "auto"]),
+        }
+    )
+    theirs, ours = seconds(done["theirs"]), seconds(done["ours"])
+    little = statistics.median(ours) < 2
+    yield Row("at rest", "% of a core", "plain app", theirs, ours, at_most(1), also=(("under 2 %", little),))
+
+
 def measure_memory(stage: Stage) -> Iterator[Row]:
     """What a fresh app grows by while every tab is visited twice."""
     clip, picture = stage.bench.readings()[0]["path"], stage.bench.pictures()[0]
@@ -502,6 +534,7 @@ ROWS: dict[str, Callable[[Stage], Iterator[Row]]] = {
     "image": measure_image,
     "first_click": measure_first_click,
     "page_up": measure_page_up,
+    "rest": measure_rest,
     "memory": measure_memory,
 }
 

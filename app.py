@@ -61,7 +61,7 @@ from starlette.routing import Route
 import demos
 from components.errors import DemoError
 from components.models.manager import ModelManager
-from components.page import patches, ui
+from components.page import choosing, linking, patches, sidebar, ui, visits
 from components.server import agents, logs
 from components.server.access import (
     GUEST,
@@ -128,7 +128,7 @@ def create_manager(
 
     def choose(offer: Offer, choice: str) -> tuple[Checkpoint, str]:
         warm()
-        any_other = settings.any_checkpoint or not ui.is_exposed(settings)
+        any_other = settings.any_checkpoint or not visits.is_exposed(settings)
         return sources.choose(offer, choice, settings.checkpoints, hub, any_other, failed)
 
     def fetch(checkpoint: Checkpoint, report: Report) -> Path:
@@ -206,7 +206,7 @@ def _header(where: str) -> str:
 
 def create_app(models: ModelManager, settings: Settings, hub: HubStatus, line: Line) -> gr.Blocks:
     """The page: a header, one tab for each module in demos/, and the models in a sidebar."""
-    ui.relative_addresses()
+    patches.relative_addresses()
     with gr.Blocks(title="Transformer Tour", analytics_enabled=False, delete_cache=(3600, 3600)) as app:
         header = gr.HTML(_header("Starting …"))
         opened = {}
@@ -214,16 +214,16 @@ def create_app(models: ModelManager, settings: Settings, hub: HubStatus, line: L
             for demo in demos.discover():
                 with gr.Tab(demo.title, id=demo.name, elem_id=f"tab-{demo.name}") as opened[demo.name]:
                     demo.build(demo, models, settings, line)
-        ui.addresses(tabs, opened)
-        ui.models_panel(models, line, demos.discover(), may_change=not settings.exposed)
+        linking.addresses(tabs, opened)
+        sidebar.models_panel(models, line, demos.discover(), may_change=not settings.exposed)
         app.load(
             partial(masthead, settings, hub), None, header, show_progress="hidden", api_visibility="private"
         )
     if not settings.takes_any_checkpoint:
-        ui.only_listed(app)
-    ui.keep_runs(app)
-    ui.forgiving(app)
-    ui.fetches(app, settings.max_upload * 1e6)
+        choosing.only_listed(app)
+    patches.keep_runs(app)
+    patches.forgiving(app)
+    patches.fetches(app, settings.max_upload * 1e6)
     # Runs wait in a line of ours, which tells them their place.
     app.queue(default_concurrency_limit=None)
     patches.rest_between_runs(app._queue)

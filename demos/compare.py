@@ -17,7 +17,7 @@ from components.explain.agreement import agreement, strength
 from components.inputs import given, tables
 from components.models.manager import ModelManager
 from components.models.status import Status, status_of_two
-from components.page import ui
+from components.page import choosing, patches, showing, ui
 from components.page.demo import Compared, Comparison, Demo
 from components.progress import Progress, Report, Stopped, never, unreported
 from components.server.line import Line
@@ -283,7 +283,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
             info="One text, or a list with one a line: then their agreement is counted.",
             visible=of_text(begin),
         )
-        image = ui.as_uploaded(
+        image = patches.as_uploaded(
             gr.Image(
                 next((gr.media.get_image(name) for name in pictures), None),
                 label="Picture",
@@ -297,10 +297,10 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
         extra = gr.Textbox(
             begin.how.extra_example, label=begin.how.extra or "", visible=begin.how.extra is not None
         )
-        first = ui.checkpoint_dropdown(begin.offer, "First checkpoint")
-        second = ui.checkpoint_dropdown(begin.offer, "Second checkpoint", ui.other(begin.offer))
+        first = choosing.checkpoint_dropdown(begin.offer, "First checkpoint")
+        second = choosing.checkpoint_dropdown(begin.offer, "Second checkpoint", choosing.other(begin.offer))
     with page.results():
-        answer = gr.HTML(ui.EMPTY, label="Answers side by side")
+        answer = gr.HTML(showing.EMPTY, label="Answers side by side")
         table = gr.Dataframe(label="Where they differ", visible=False, interactive=False, wrap=True)
         download = gr.DownloadButton("Download as CSV", visible=False)
     ran = gr.State()
@@ -308,15 +308,15 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
     def switch(name: str, text: str) -> tuple[Any, ...]:
         """Show what the task needs, without the answers of another; what a visitor has typed stays."""
         subject = found[name]
-        how, offers = subject.how, ui.choices(subject.offer)
+        how, offers = subject.how, choosing.choices(subject.offer)
         fresh = how.example if of_text(subject) and (not text or text in examples) else text
         return (
             gr.update(value=fresh, visible=of_text(subject)),
             gr.update(visible=not of_text(subject)),
             gr.update(value=how.extra_example, label=how.extra or "", visible=how.extra is not None),
             gr.update(choices=offers, value="auto"),
-            gr.update(choices=offers, value=ui.other(subject.offer)),
-            ui.EMPTY,
+            gr.update(choices=offers, value=choosing.other(subject.offer)),
+            showing.EMPTY,
             gr.update(visible=False),
             gr.update(visible=False),
         )
@@ -359,7 +359,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
                 continue
             rows = disagreements(inputs, one, other)
             content = {"headers": ["text", f"first: {names[0]}", f"second: {names[1]}"], "data": rows}
-            saved = ui.download("comparison.csv", to_csv(inputs, one, other))
+            saved = showing.download("comparison.csv", to_csv(inputs, one, other))
             shown = gr.update(value=content, visible=bool(rows))
             yield drawn, shown, gr.update(value=saved, visible=True), done, status
 

@@ -22,7 +22,7 @@ from components.models.control import control_tokens
 from components.models.eager import twin
 from components.models.manager import Loaded, ModelManager, survives_out_of_memory
 from components.models.status import Status, status_of
-from components.page import answers, ui
+from components.page import answers, endpoints, events, showing, ui, visits
 from components.page.answers import About
 from components.page.demo import Compared, Comparison, Demo
 from components.progress import Report, Stopped, never, unreported
@@ -708,13 +708,13 @@ def build_inside(page: ui.Page, ran: gr.State, models: ModelManager) -> None:
 
     def press(seen: Inside | None, event: gr.EventData) -> tuple[Any, ...]:
         try:
-            with ui.shown(page.demo.name):
+            with events.shown(page.demo.name):
                 pressed = pressed_at(event)
                 return pressed, draw_alternatives(seen, pressed), ""
         except DemoError as error:
             return None, "", markup.problem(str(error))
 
-    coloured.click(press, [seen], [place, others, problem], **ui.QUIET)
+    coloured.click(press, [seen], [place, others, problem], **events.QUIET)
 
     def choose(event: gr.EventData) -> tuple[int, None]:
         return pressed_at(event), None
@@ -735,10 +735,10 @@ def build_inside(page: ui.Page, ran: gr.State, models: ModelManager) -> None:
         more = replace(book, written=(*book.written, grown[1]))
         return more, gr.update(choices=titles(more), visible=True)
 
-    chosen = others.click(choose, None, [column, grown], **ui.QUIET)
+    chosen = others.click(choose, None, [column, grown], **events.QUIET)
     inputs, outputs = [seen, place, column], [parted, grown]
     gone_on = page.also_runs(chosen.then, stop, go_on, inputs, outputs, (problem, status))
-    gone_on.then(adopt, [book, grown], [book, which], **ui.QUIET)
+    gone_on.then(adopt, [book, grown], [book, which], **events.QUIET)
 
     def attend(opened: bool, ran: Ran, book: Ran | None, number: int | None, *picked: Any) -> Any:
         if not opened or ran is None:
@@ -823,7 +823,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
         penalty = gr.Slider(0.5, 2, 1, step=0.05, label="Repetition penalty", info="1: none")
         seed = gr.Number(0, label="Seed", precision=0, info="Same seed, same text.")
     with page.results():
-        answer = gr.HTML(ui.EMPTY, label="Continuations")
+        answer = gr.HTML(showing.EMPTY, label="Continuations")
     ran = gr.State()
     knobs = [prompt, most, sequences, temperature, top_k, top_p, penalty, seed, mode]
 
@@ -843,7 +843,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
     page.examples(EXAMPLES, [prompt])
     page.linked(dict(zip(KNOBS, knobs, strict=True)))
     build_inside(page, ran, models)
-    page.code(lambda ran: code(ran, models, ui.is_exposed(settings)), ran)
+    page.code(lambda ran: code(ran, models, visits.is_exposed(settings)), ran)
 
     def generate(
         prompt: str,
@@ -879,16 +879,16 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
     page.endpoint(
         generate,
         [
-            ui.hidden(gr.Textbox, "prompt"),
-            ui.hidden(gr.Number, "max_new_tokens", value=40, precision=0),
-            ui.hidden(gr.Number, "num_return_sequences", value=1, precision=0),
-            ui.hidden(gr.Number, "temperature", value=0.7),
-            ui.hidden(gr.Number, "top_k", value=50, precision=0),
-            ui.hidden(gr.Number, "top_p", value=0.95),
-            ui.hidden(gr.Number, "seed", value=0, precision=0),
-            ui.checkpoint_parameter(),
+            endpoints.hidden(gr.Textbox, "prompt"),
+            endpoints.hidden(gr.Number, "max_new_tokens", value=40, precision=0),
+            endpoints.hidden(gr.Number, "num_return_sequences", value=1, precision=0),
+            endpoints.hidden(gr.Number, "temperature", value=0.7),
+            endpoints.hidden(gr.Number, "top_k", value=50, precision=0),
+            endpoints.hidden(gr.Number, "top_p", value=0.95),
+            endpoints.hidden(gr.Number, "seed", value=0, precision=0),
+            endpoints.checkpoint_parameter(),
         ],
-        [ui.hidden(gr.JSON, "sequences")],
+        [endpoints.hidden(gr.JSON, "sequences")],
         About(
             (answers.CONTINUATIONS,),
             {

@@ -32,9 +32,10 @@ from components.models import finite
 from components.models.eager import twin
 from components.models.manager import Loaded, ModelManager, survives_out_of_memory
 from components.models.status import Status, status_of
-from components.page import answers, ui
+from components.page import answers, endpoints, events, showing, ui, visits
 from components.page.answers import About
 from components.page.demo import Compared, Comparison, Demo
+from components.page.patches import as_uploaded
 from components.progress import Report, Stopped, never, unreported
 from components.server.line import Line
 from components.show import markup, saliency_markup
@@ -471,7 +472,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
     page = ui.Page(demo, line)
     examples = [gr.media.get_image(name) for name in EXAMPLES]
     with page.inputs():
-        image = ui.as_uploaded(
+        image = as_uploaded(
             gr.Image(
                 examples[0],
                 label="Picture",
@@ -484,7 +485,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
     with page.options():
         top_k = gr.Slider(1, 20, TOP_K, step=1, label="Top-k", info="How many labels are shown.")
     with page.results():
-        answer = gr.HTML(ui.EMPTY, label="Labels and probabilities")
+        answer = gr.HTML(showing.EMPTY, label="Labels and probabilities")
     ran = gr.State()
 
     def act(
@@ -531,10 +532,10 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
         layer, lambda maps, layer: saliency_markup.draw_map(maps, layer - 1), [maps, layer], [overlay]
     )
     # In the browser alone, and for the whole page: what a map is drawn into may be made anew.
-    opacity.change(None, opacity, None, js=SET_OPACITY, **ui.QUIET)
+    opacity.change(None, opacity, None, js=SET_OPACITY, **events.QUIET)
 
     limit = settings.max_image_megapixels
-    page.code(lambda ran: code(ran, models, ui.is_exposed(settings), limit), ran)
+    page.code(lambda ran: code(ran, models, visits.is_exposed(settings), limit), ran)
 
     def classify_image(
         image: str, top_k: int = TOP_K, checkpoint: str = "auto", stopped: Stopped = never
@@ -564,11 +565,11 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
     page.endpoint(
         classify_image,
         [
-            ui.as_uploaded(ui.hidden(gr.Image, "image", type="filepath", image_mode=None)),
-            ui.hidden(gr.Number, "top_k", value=TOP_K, precision=0),
-            ui.checkpoint_parameter(),
+            as_uploaded(endpoints.hidden(gr.Image, "image", type="filepath", image_mode=None)),
+            endpoints.hidden(gr.Number, "top_k", value=TOP_K, precision=0),
+            endpoints.checkpoint_parameter(),
         ],
-        [ui.scores_output()],
+        [endpoints.scores_output()],
         About((answers.LABELS,), {"top_k": {"minimum": 1}}),
     )
 

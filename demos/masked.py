@@ -21,7 +21,7 @@ from components.inputs.gap import MARK, split_at_gap, window
 from components.models.control import control_tokens
 from components.models.manager import Loaded, ModelManager, TooNarrow, survives_out_of_memory
 from components.models.status import Status, status_of, status_of_two
-from components.page import answers, ui
+from components.page import answers, choosing, endpoints, showing, ui
 from components.page.answers import About
 from components.page.demo import Demo
 from components.progress import Progress, Report, Stopped, never, unreported
@@ -477,9 +477,9 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
             info="Write three underscores or [MASK] in place of one word.",
         )
     with page.options():
-        masked = ui.checkpoint_dropdown(MASKED, "Masked checkpoint")
+        masked = choosing.checkpoint_dropdown(MASKED, "Masked checkpoint")
     with page.results():
-        answer = gr.HTML(ui.EMPTY, label="Both answers")
+        answer = gr.HTML(showing.EMPTY, label="Both answers")
         with gr.Row():
             figures = [gr.Plot(show_label=False, min_width=260, visible=False) for _ in range(2)]
 
@@ -543,11 +543,11 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
     page.endpoint(
         fill_gap,
         [
-            ui.hidden(gr.Textbox, "text"),
-            ui.hidden(gr.Textbox, "masked_checkpoint", value="auto", info='"auto" or owner/name'),
-            ui.checkpoint_parameter(),
+            endpoints.hidden(gr.Textbox, "text"),
+            endpoints.hidden(gr.Textbox, "masked_checkpoint", value="auto", info='"auto" or owner/name'),
+            endpoints.checkpoint_parameter(),
         ],
-        [ui.hidden(gr.JSON, "answers")],
+        [endpoints.hidden(gr.JSON, "answers")],
         About((answers.SIDES,), examples={"text": EXAMPLES[0]}),
     )
 

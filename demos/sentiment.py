@@ -20,7 +20,7 @@ from components.explain.inside import Architecture, Axis, Tokens
 from components.inputs import given, tables
 from components.models.manager import Loaded, ModelManager, survives_out_of_memory
 from components.models.status import Status, notes, status_of
-from components.page import answers, ui
+from components.page import answers, drawers, endpoints, showing, ui, visits
 from components.page.answers import About
 from components.page.demo import Compared, Comparison, Demo
 from components.progress import Report, Stopped, never, unreported
@@ -380,7 +380,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
             shown_rows = gr.Dataframe(label="First rows", visible=False, interactive=False, wrap=True)
             said = gr.HTML()
     with page.results():
-        answer = gr.HTML(ui.EMPTY, label="Label and probability")
+        answer = gr.HTML(showing.EMPTY, label="Label and probability")
         table = gr.Dataframe(label="All texts", visible=False, interactive=False, wrap=True)
         download = gr.DownloadButton("Download as CSV", visible=False)
     ran = gr.State()
@@ -426,7 +426,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
             return markup.bars(result.rows[0].scores), hide, hide, done, result.status
         content = [[row.text, row.scores[0][0], markup.percent(row.scores[0][1])] for row in result.rows]
         shown = gr.update(value={"headers": ["text", "label", "score"], "data": content}, visible=True)
-        saved = gr.update(value=ui.download("sentiment.csv", to_csv(result.rows)), visible=True)
+        saved = gr.update(value=showing.download("sentiment.csv", to_csv(result.rows)), visible=True)
         return markup.counts([row.scores[0][0] for row in result.rows]), shown, saved, done, result.status
 
     page.runs(act, [text, file, delimiter, header, column], [answer, table, download, ran])
@@ -439,10 +439,10 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
 
     with page.drawer("Inside") as drawer:
         stations = gr.HTML()
-        ui.attribution(drawer, ran, lambda ran: ran.texts, carried)
+        drawers.attribution(drawer, ran, lambda ran: ran.texts, carried)
     drawer.shows(lambda ran: draw_inside(look_inside(ran, models)), [ran], [stations])
 
-    page.code(lambda ran: code(ran, models, ui.is_exposed(settings)), ran)
+    page.code(lambda ran: code(ran, models, visits.is_exposed(settings)), ran)
 
     def sentiment(text: str, checkpoint: str = "auto", stopped: Stopped = never) -> dict[str, Any]:
         """Tell which feeling one text carries: its labels with their probabilities, likeliest first.
@@ -478,14 +478,14 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
 
     page.endpoint(
         sentiment,
-        [ui.hidden(gr.Textbox, "text"), ui.checkpoint_parameter()],
-        [ui.scores_output()],
+        [endpoints.hidden(gr.Textbox, "text"), endpoints.checkpoint_parameter()],
+        [endpoints.scores_output()],
         About((answers.LABELS,), examples={"text": EXAMPLES[1]}),
     )
     page.endpoint(
         sentiment_batch,
-        [ui.hidden(gr.JSON, "texts"), ui.checkpoint_parameter()],
-        [ui.hidden(gr.JSON, "scores")],
+        [endpoints.hidden(gr.JSON, "texts"), endpoints.checkpoint_parameter()],
+        [endpoints.hidden(gr.JSON, "scores")],
         About(
             (answers.rows(answers.LABELS),), {"texts": answers.up_to(MOST_TEXTS)}, {"texts": list(EXAMPLES)}
         ),

@@ -24,7 +24,7 @@ from components.inputs import audio
 from components.inputs.audio import Audio
 from components.models.manager import Loaded, ModelManager, survives_out_of_memory
 from components.models.status import Status, status_of
-from components.page import answers, ui
+from components.page import answers, endpoints, showing, ui, visits
 from components.page.answers import About
 from components.page.demo import Demo
 from components.progress import Progress, Report, Stopped, never, unreported
@@ -584,7 +584,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
         )
     with page.results():
         answer = gr.Textbox(
-            label="Transcript", lines=4, interactive=False, buttons=["copy"], placeholder=ui.INVITATION
+            label="Transcript", lines=4, interactive=False, buttons=["copy"], placeholder=showing.INVITATION
         )
         timed = gr.HTML(label="Segments")
         with gr.Row():
@@ -623,7 +623,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
     page.examples([[str(CLIP)], [gr.media.get_audio("cate_blanch.mp3")]], [sound])
     page.linked({"audio": sound, "timestamps": timestamps, "language": language, "task": task})
     build_inside(page, ran, models, settings.max_audio_minutes)
-    page.code(lambda ran: code(ran, models, ui.is_exposed(settings)), ran)
+    page.code(lambda ran: code(ran, models, visits.is_exposed(settings)), ran)
 
     def transcribe(
         audio: str,
@@ -657,13 +657,13 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
     page.endpoint(
         transcribe,
         [
-            ui.hidden(gr.Audio, "audio", type="filepath"),
-            ui.hidden(gr.Radio, "timestamps", choices=list(whisper.TIMESTAMPS), value="none"),
-            ui.hidden(gr.Radio, "task", choices=list(whisper.TASKS), value="transcribe"),
-            ui.checkpoint_parameter(),
-            ui.remarks_parameter(),
+            endpoints.hidden(gr.Audio, "audio", type="filepath"),
+            endpoints.hidden(gr.Radio, "timestamps", choices=list(whisper.TIMESTAMPS), value="none"),
+            endpoints.hidden(gr.Radio, "task", choices=list(whisper.TASKS), value="transcribe"),
+            endpoints.checkpoint_parameter(),
+            endpoints.remarks_parameter(),
         ],
-        [ui.hidden(gr.Textbox, "text"), ui.hidden(gr.JSON, "segments")],
+        [endpoints.hidden(gr.Textbox, "text"), endpoints.hidden(gr.JSON, "segments")],
         About((answers.TEXT, answers.with_remarks("segments", answers.SEGMENTS))),
     )
 
@@ -672,10 +672,10 @@ def _downloads(result: Result) -> dict[str, str]:
     """Files to download by ending: subtitles need times, the text does not."""
     if not result.text:
         return {}
-    saved = {"txt": ui.download("transcript.txt", result.text + "\n")}
+    saved = {"txt": showing.download("transcript.txt", result.text + "\n")}
     if result.segments:
-        saved["srt"] = ui.download("transcript.srt", transcripts.to_srt(result.segments))
-        saved["vtt"] = ui.download("transcript.vtt", transcripts.to_vtt(result.segments))
+        saved["srt"] = showing.download("transcript.srt", transcripts.to_srt(result.segments))
+        saved["vtt"] = showing.download("transcript.vtt", transcripts.to_vtt(result.segments))
     return saved
 
 

@@ -20,7 +20,7 @@ from components.explain.subwords import Learnt, Method
 from components.inputs import given
 from components.models.control import control_tokens
 from components.models.manager import ModelManager
-from components.page import ui
+from components.page import events, linking, ui, visits
 from components.page.demo import Demo
 from components.progress import Progress, Report, Stopped, never, unreported
 from components.server.line import Line
@@ -397,14 +397,14 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
     def split_words(text: str, learnt: Learnt | None, merges: int) -> tuple[str | None, str]:
         """The words at that step, and what is wrong with them."""
         try:
-            with ui.shown(demo.name):
+            with events.shown(demo.name):
                 return (draw_words(words_of(text), learnt, int(merges)) if learnt else None), ""
         except DemoError as error:
             return None, markup.problem(str(error))
 
     def train_now(corpus: str, method: str, stop: str, limit: float, words: str) -> tuple[Any, ...]:
         try:
-            with ui.shown(demo.name):
+            with events.shown(demo.name):
                 done = learn(corpus, method, stop, limit)
                 drawn = draw_state(done, 0)
         except DemoError as error:
@@ -438,7 +438,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
 
         def work(stopped: Stopped) -> str | None:
             try:
-                with ui.shown(demo.name):
+                with events.shown(demo.name):
                     clean, names = validate(text, starters, typed)
                     told.put(draw_compared(clean, compare(clean, names, shelf, told.put, stopped)))
             except DemoError as error:
@@ -448,13 +448,13 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
 
         ticket = None
         try:
-            ticket = line.enter(demo.name, demo.at_once, work, ui.visitor(request))
+            ticket = line.enter(demo.name, demo.at_once, work, visits.visitor(request))
             while True:
                 try:
                     now = told.get(timeout=LOOK)
                 except Empty:
                     if ticket.done.is_set() and told.empty():
-                        raise Cancelled(ui.CLOSING) from None  # it never began
+                        raise Cancelled(events.CLOSING) from None  # it never began
                     continue
                 if isinstance(now, DemoError):
                     raise now
@@ -477,7 +477,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
         **quiet,
     )
     training = {"corpus": corpus, "algorithm": method, "stop_at": stop, "limit": limit, "words": words}
-    ui.linked(demo.name, {**training, "text": text, "starters": starters, "checkpoints": typed})
+    linking.linked(demo.name, {**training, "text": text, "starters": starters, "checkpoints": typed})
 
 
 DEMO = Demo(

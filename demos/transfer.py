@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import gradio as gr
 
 from components.errors import InputError
-from components.page import ui
+from components.page import events, linking
 from components.page.demo import Demo
 from components.show import figures, markup
 from components.weights.checkpoints import ROOT
@@ -170,16 +170,18 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
             raise InputError("Choose one of the starters.")
         return lesson.card, draw_loss(lesson)
 
-    follows: list[ui.Refresh] = [
+    follows: list[linking.Refresh] = [
         (by_then, [minutes], [answer]),
         (drawn, [axis], [curves]),
         (chosen, [starter], [card, loss]),
     ]
     for act, inputs, outputs in follows:
-        ui.changes(inputs[0], act, inputs, outputs, problem, demo.name)
+        events.changes(inputs[0], act, inputs, outputs, problem, demo.name)
     # plotly takes a second to be imported.
-    ui.on_arrival(lambda across, title: (drawn(across), chosen(title)[1]), [axis, starter], [curves, loss])
-    ui.linked(demo.name, {"minutes": minutes, "across": axis, "starter": starter}, follows)
+    events.on_arrival(
+        lambda across, title: (drawn(across), chosen(title)[1]), [axis, starter], [curves, loss]
+    )
+    linking.linked(demo.name, {"minutes": minutes, "across": axis, "starter": starter}, follows)
 
 
 DEMO = Demo(

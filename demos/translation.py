@@ -36,7 +36,7 @@ from components.inputs.wording import ATTEMPTS, Lacks, Wording, around, lost, ta
 from components.models import pace
 from components.models.manager import Loaded, ModelManager, survives_out_of_memory
 from components.models.status import Status, status_of
-from components.page import answers, ui
+from components.page import answers, drawers, endpoints, events, showing, ui, visits
 from components.page.answers import About
 from components.page.demo import Compared, Comparison, Demo
 from components.progress import Report, Stopped, never, unreported
@@ -812,7 +812,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
     ran, attention_state = gr.State(), gr.State()
     with page.results():
         answer = gr.Textbox(
-            label="Translation", lines=2, interactive=False, buttons=["copy"], placeholder=ui.INVITATION
+            label="Translation", lines=2, interactive=False, buttons=["copy"], placeholder=showing.INVITATION
         )
         sentence = gr.Dropdown([], label="Sentence", visible=False)
         figure = gr.Plot(label="Attention", show_label=False, elem_classes="maps")
@@ -855,7 +855,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
     page.examples([[example] for example in EXAMPLES], [text])
     page.linked({"text": text})
     build_inside(page, models, ran, sentence, attention_state, picked)
-    page.code(lambda ran: code(ran, models, ui.is_exposed(settings)), ran)
+    page.code(lambda ran: code(ran, models, visits.is_exposed(settings)), ran)
 
     def translate(
         text: str, checkpoint: str = "auto", stopped: Stopped = never
@@ -898,14 +898,14 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
 
     page.endpoint(
         translate,
-        [ui.hidden(gr.Textbox, "text"), ui.checkpoint_parameter()],
-        [ui.hidden(gr.Textbox, "translation"), ui.hidden(gr.JSON, "attention")],
+        [endpoints.hidden(gr.Textbox, "text"), endpoints.checkpoint_parameter()],
+        [endpoints.hidden(gr.Textbox, "translation"), endpoints.hidden(gr.JSON, "attention")],
         About((answers.TEXT, answers.FIGURE), examples={"text": EXAMPLES[0]}),
     )
     page.endpoint(
         translate_batch,
-        [ui.hidden(gr.JSON, "texts"), ui.checkpoint_parameter(), ui.remarks_parameter()],
-        [ui.hidden(gr.JSON, "translations")],
+        [endpoints.hidden(gr.JSON, "texts"), endpoints.checkpoint_parameter(), endpoints.remarks_parameter()],
+        [endpoints.hidden(gr.JSON, "translations")],
         About(
             (answers.with_remarks("translations", answers.TEXTS),),
             {"texts": answers.up_to(MOST_TEXTS)},
@@ -941,7 +941,7 @@ def build_inside(
                 page_button = gr.Button("Map as HTML", size="sm", min_width=100)
                 csv_button = gr.Button("Map as CSV", size="sm", min_width=100)
             gr.Markdown("Press a word to see where it looked, or one that was looked at to see by whom.")
-            panel = gr.HTML(js_on_load=ui.PICK)
+            panel = gr.HTML(js_on_load=drawers.PICK)
     place = gr.State("query:0")
     selectors = [kind, layer, head, special, words]
 
@@ -987,10 +987,10 @@ def build_inside(
         return pressed, words_panel(maps_of(attention, *selected), pressed)
 
     def as_page(attention: Attention, *selected: Any) -> str:
-        return ui.download("attention.html", to_page(draw_maps(maps_of(attention, *selected))))
+        return showing.download("attention.html", to_page(draw_maps(maps_of(attention, *selected))))
 
     def as_csv(attention: Attention, *selected: Any) -> str:
-        return ui.download("attention.csv", explorer.to_csv(maps_of(attention, *selected)))
+        return showing.download("attention.csv", explorer.to_csv(maps_of(attention, *selected)))
 
     drawn = [layer, head, figure, reading, panel]
     drawer.shows(seen, [ran, sentence], [inner], [other_sentence])
@@ -998,7 +998,7 @@ def build_inside(
     for selector in selectors:
         explored.changes(selector, redraw, [attention, place, *selectors], drawn)
     explored.picks(panel, pick, [attention, *selectors], [place, panel])
-    png.click(None, None, None, js=PNG, **ui.QUIET)
+    png.click(None, None, None, js=PNG, **events.QUIET)
     explored.saves(page_button, as_page, [attention, *selectors])
     explored.saves(csv_button, as_csv, [attention, *selectors])
 

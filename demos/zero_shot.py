@@ -23,7 +23,7 @@ from components.explain.inside import Architecture, Axis, Tokens
 from components.inputs import given
 from components.models.manager import Loaded, ModelManager, survives_out_of_memory
 from components.models.status import Status, notes, status_of
-from components.page import answers, ui
+from components.page import answers, drawers, endpoints, showing, ui, visits
 from components.page.answers import About
 from components.page.demo import Compared, Comparison, Demo
 from components.progress import Report, Stopped, never, unreported
@@ -618,7 +618,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
     with page.options():
         template = gr.Textbox(TEMPLATE, label="Hypothesis template", info="{} is where the label goes.")
     with page.results():
-        answer = gr.HTML(ui.EMPTY, label="Labels and scores")
+        answer = gr.HTML(showing.EMPTY, label="Labels and scores")
     ran = gr.State()
     labels.change(
         lambda value: markup.chips(parse_labels(value)),
@@ -653,10 +653,10 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
 
     with page.drawer("Inside") as drawer:
         stations = gr.HTML()
-        ui.attribution(drawer, ran, lambda ran: [ran.request.text], carried)
+        drawers.attribution(drawer, ran, lambda ran: [ran.request.text], carried)
     drawer.shows(lambda ran: draw_inside(look_inside(ran, models)), [ran], [stations])
 
-    page.code(lambda ran: code(ran, models, ui.is_exposed(settings)), ran)
+    page.code(lambda ran: code(ran, models, visits.is_exposed(settings)), ran)
 
     def zero_shot(
         text: str,
@@ -724,7 +724,7 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
 
     def labels_parameter() -> Any:
         """A text, or what no box for a text takes: a list."""
-        box = ui.hidden(gr.Textbox, "candidate_labels", value=LABELS)
+        box = endpoints.hidden(gr.Textbox, "candidate_labels", value=LABELS)
         text_only = box.preprocess
         box.preprocess = lambda payload: payload if isinstance(payload, list) else text_only(payload)
         return box
@@ -732,21 +732,21 @@ def build(demo: Demo, models: ModelManager, settings: Settings, line: Line) -> N
     def options() -> list[Any]:
         return [
             labels_parameter(),
-            ui.hidden(gr.Checkbox, "multi_label", value=False),
-            ui.hidden(gr.Textbox, "hypothesis_template", value=TEMPLATE),
-            ui.checkpoint_parameter(),
+            endpoints.hidden(gr.Checkbox, "multi_label", value=False),
+            endpoints.hidden(gr.Textbox, "hypothesis_template", value=TEMPLATE),
+            endpoints.checkpoint_parameter(),
         ]
 
     page.endpoint(
         zero_shot,
-        [ui.hidden(gr.Textbox, "text"), *options()],
-        [ui.scores_output()],
+        [endpoints.hidden(gr.Textbox, "text"), *options()],
+        [endpoints.scores_output()],
         About((answers.LABELS,), {"candidate_labels": answers.TEXT_OR_TEXTS}, {"text": TEXT}),
     )
     page.endpoint(
         zero_shot_batch,
-        [ui.hidden(gr.JSON, "texts"), *options()],
-        [ui.hidden(gr.JSON, "scores")],
+        [endpoints.hidden(gr.JSON, "texts"), *options()],
+        [endpoints.hidden(gr.JSON, "scores")],
         About(
             (answers.rows(answers.LABELS),),
             {"texts": answers.up_to(MOST_PAIRS), "candidate_labels": answers.TEXT_OR_TEXTS},

@@ -15,7 +15,7 @@ from components.errors import Cancelled, CheckpointError, InputError
 from components.models.loading import weights_bytes
 from components.models.manager import ModelManager
 from components.models.status import Status, status_of_two
-from components.page import ui
+from components.page import choosing, showing
 from components.page.demo import Compared, Comparison, Demo
 from components.progress import Progress, never
 from components.settings import Settings
@@ -395,9 +395,9 @@ def test_another_task_needs_other_inputs(tabs, models):
     )
     assert text["value"] == zero_shot.TEXT and text["visible"] and not image_["visible"]
     assert (extra["value"], extra["label"], extra["visible"]) == ("a, b", "Candidate labels", True)
-    assert first["choices"] == second["choices"] == ui.choices(zero_shot.OFFER)
+    assert first["choices"] == second["choices"] == choosing.choices(zero_shot.OFFER)
     assert (first["value"], second["value"], problem) == ("auto", "starter", "")
-    assert answer == ui.EMPTY and not table["visible"] and not download["visible"]
+    assert answer == showing.EMPTY and not table["visible"] and not download["visible"]
     text, image_, extra, *_ = switch("image", "my own words")
     assert text["value"] == "my own words" and not text["visible"]
     assert image_["visible"] and not extra["visible"]

@@ -8,7 +8,7 @@ import gradio as gr
 import pytest
 
 from components.errors import InputError
-from components.page import ui
+from components.page import drawers
 
 
 class Drawn:
@@ -18,7 +18,7 @@ class Drawn:
         self.looked: list[Any] = []
         with gr.Blocks() as self.app:
             ran = gr.State()
-            drawer = ui.Drawer("Inside", "sentiment", gr.Button().click(lambda: None))
+            drawer = drawers.Drawer("Inside", "sentiment", gr.Button().click(lambda: None))
             with drawer:
                 knob, text = gr.Slider(), gr.HTML()
                 figure = gr.Plot()
@@ -54,7 +54,7 @@ def test_opened_before_any_run_it_invites(drawn):
     assert opened is True
     assert not drawn.looked
     assert emptied == [None, None]
-    assert ui.NOT_YET in said
+    assert drawers.NOT_YET in said
 
 
 def test_opened_after_a_run_it_shows_it(drawn):
@@ -69,7 +69,7 @@ def test_an_open_one_follows_the_next_run(drawn):
 def test_after_a_run_that_failed_it_is_empty(drawn):
     text, figure, said = drawn.fire("update", True, None, 4)
     assert (text, figure) == (None, None)
-    assert ui.NOT_YET in said
+    assert drawers.NOT_YET in said
 
 
 @pytest.mark.parametrize(("ran", "words"), [("bad", "Not like this."), ("worse", "report the number")])
@@ -90,7 +90,7 @@ def test_one_in_another_is_opened_by_itself():
     looked = []
     with gr.Blocks() as app:
         ran = gr.State()
-        outer = ui.Drawer("Inside", "sentiment", gr.Button().click(lambda: None))
+        outer = drawers.Drawer("Inside", "sentiment", gr.Button().click(lambda: None))
         with outer:
             first = gr.HTML()
             inner = outer.drawer("Attribution")

@@ -27,7 +27,7 @@ from components.models.eager import twin
 from components.models.loading import load, weights_bytes
 from components.models.manager import LOADED_IN_FULL, Loaded, ModelManager, Place, TooNarrow
 from components.models.status import Status
-from components.page import ui
+from components.page import events
 from components.progress import never
 from demos import generation, image, masked, sentiment, speech, translation, zero_shot
 from tests import tiny
@@ -266,7 +266,7 @@ def test_a_broken_side_of_a_gap_leaves_the_other(tmp_path):
 def test_a_drawer_that_overflows_is_filled_in_float32(tmp_path):
     narrow = Narrow(large(tiny.distilbert(), tmp_path, "classifier.weight"))
     name = f"tiny/{tiny.distilbert().name}"
-    (drawn, problem) = ui._answered(
+    (drawn, problem) = events.guarded(
         "sentiment",
         lambda: sentiment.draw_inside(sentiment.look_inside(sentiment.Ran((TEXT,), name), narrow.models)),
         ("",),

@@ -843,7 +843,7 @@ def address() -> Iterator[str]:
     """Where two tabs are served on tiny checkpoints, as the app serves them."""
     import gradio as gr
 
-    from components.page import ui
+    from components.page import patches
     from components.server.line import Line
     from components.settings import Settings
 
@@ -852,7 +852,7 @@ def address() -> Iterator[str]:
             demo = next(demo for demo in discover() if demo.name == name)
             demo.build(demo, manager_of(demo), Settings(), Line())
     app.queue(default_concurrency_limit=None)
-    ui.forgiving(app)
+    patches.forgiving(app)
     with served(app) as url:
         yield url.rstrip("/")
 

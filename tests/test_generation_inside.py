@@ -20,7 +20,7 @@ from components.compute.decoding import end_tokens
 from components.errors import InputError
 from components.models.joined import join
 from components.models.manager import Loaded, ModelManager
-from components.page import ui
+from components.page import drawers
 from components.settings import parse
 from demos import generation
 from tests import tiny, where
@@ -535,8 +535,8 @@ INSIDE, ATTENTION = 11, 4  # outputs of the drawers
 
 def test_drawers_invite_before_there_is_a_run(models):
     tab = tiny.tab(generation.DEMO, models)
-    assert opened(tab, INSIDE, None, None, None)[-1].count(ui.NOT_YET) == 1
-    assert opened(tab, ATTENTION, None, None, None, 1, "mean")[-1].count(ui.NOT_YET) == 1
+    assert opened(tab, INSIDE, None, None, None)[-1].count(drawers.NOT_YET) == 1
+    assert opened(tab, ATTENTION, None, None, None, 1, "mean")[-1].count(drawers.NOT_YET) == 1
 
 
 def test_a_press_before_there_is_a_run(models):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.page import ui
+from components.page import linking
 from components.page.links import LONGEST, MOST, Parameter, decode, encode
 
 TEXT, FLAG = Parameter("text", "Text"), Parameter("flag", "Several labels may be right")
@@ -171,16 +171,18 @@ def test_names_that_mean_something_else_are_refused(name):
 
 
 def test_components_say_what_a_link_may_give_them():
-    slider = ui._parameter(gr.Slider(0.5, 2, 1, step=0.05, label="Repetition penalty"))
+    slider = linking.parameter(gr.Slider(0.5, 2, 1, step=0.05, label="Repetition penalty"))
     assert slider == Parameter("number", "Repetition penalty", least=0.5, most=2, step=0.05)
-    assert ui._parameter(gr.Slider(1, 512, 40, step=1)).whole
-    assert ui._parameter(gr.Number(0, precision=0, label="Seed")) == SEED
-    assert ui._parameter(gr.Textbox(label="Text")) == TEXT
-    assert ui._parameter(gr.Radio(["completion", "chat"], label="Mode")) == MODE
-    assert ui._parameter(gr.CheckboxGroup(["Sentiment", "Translation"], label="Tokenizers of")) == STARTERS
+    assert linking.parameter(gr.Slider(1, 512, 40, step=1)).whole
+    assert linking.parameter(gr.Number(0, precision=0, label="Seed")) == SEED
+    assert linking.parameter(gr.Textbox(label="Text")) == TEXT
+    assert linking.parameter(gr.Radio(["completion", "chat"], label="Mode")) == MODE
+    assert (
+        linking.parameter(gr.CheckboxGroup(["Sentiment", "Translation"], label="Tokenizers of")) == STARTERS
+    )
     dropdown = gr.Dropdown(
         [("Automatic", "auto"), ("Course: x", "course")], label="Checkpoint", allow_custom_value=True
     )
-    assert ui._parameter(dropdown) == CHECKPOINT
-    assert ui._parameter(gr.Checkbox(label="Several labels may be right")) == FLAG
-    assert ui._parameter(gr.Image(label="Picture")) == PICTURE
+    assert linking.parameter(dropdown) == CHECKPOINT
+    assert linking.parameter(gr.Checkbox(label="Several labels may be right")) == FLAG
+    assert linking.parameter(gr.Image(label="Picture")) == PICTURE

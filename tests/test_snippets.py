@@ -781,7 +781,7 @@ def test_the_drawer_shows_the_program_of_the_last_run():
     import gradio as gr
 
     from components.errors import InputError
-    from components.page import ui
+    from components.page import drawers, ui
     from components.server.line import Line
 
     def write(record: str) -> str:
@@ -800,7 +800,7 @@ def test_the_drawer_shows_the_program_of_the_last_run():
     )
     assert opened.inputs == [record] and opened.outputs[-2].language == "python"
     assert opened.fn(None)[0] is True
-    assert opened.fn(None)[1] is None and ui.NOT_YET in opened.fn(None)[2]
+    assert opened.fn(None)[1] is None and drawers.NOT_YET in opened.fn(None)[2]
     assert opened.fn('a "b"') == (True, """text = 'a "b"'""", "")
     assert after.fn(True, "c") == ('text = "c"', "")
     assert after.fn(False, "c") == (gr.skip(), gr.skip())

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from components.errors import CheckpointError, InputError, ModelLoadError
-from components.page import ui
+from components.page import choosing
 from components.progress import Progress, unreported
 from components.weights import hub, sources, wheels
 from components.weights.checkpoints import Bundled, Checkpoint, Hub, Offer, Recipe, Wheel
@@ -248,13 +248,13 @@ def test_without_a_starter_and_the_hub_it_says_what_is_missing(on_disk, policy, 
 
 
 def test_a_dropdown_offers_no_starter_where_there_is_none():
-    assert ui.choices(WITHOUT) == [("Course: owner/course", "auto"), ("owner/other", "owner/other")]
-    assert ui.choices(OFFER)[2:] == [
+    assert choosing.choices(WITHOUT) == [("Course: owner/course", "auto"), ("owner/other", "owner/other")]
+    assert choosing.choices(OFFER)[2:] == [
         ("Starter: Small one (a starter)", "starter"),
         ("Starter: Small two", "Small two"),
         ("owner/other", "owner/other"),
     ]
-    assert (ui.other(OFFER), ui.other(WITHOUT), ui.other(Offer(COURSE, None))) == (
+    assert (choosing.other(OFFER), choosing.other(WITHOUT), choosing.other(Offer(COURSE, None))) == (
         "starter",
         "owner/other",
         "auto",

@@ -9,21 +9,21 @@ from pathlib import Path
 import pytest
 
 from components.errors import CheckpointError, InputError, OutOfMemory
-from components.page import ui
+from components.page import events, showing, ui
 
 
 def test_download_writes_the_file_under_its_name():
-    path = Path(ui.download("table.csv", "a,é\n"))
+    path = Path(showing.download("table.csv", "a,é\n"))
     assert path.name == "table.csv"
     assert path.read_bytes() == "a,é\n".encode("utf-8-sig")
-    assert ui.download("table.csv", "") != str(path)
+    assert showing.download("table.csv", "") != str(path)
 
 
 @pytest.mark.parametrize(
     "error", [InputError("Type a text."), CheckpointError("None."), OutOfMemory("Shorter.")]
 )
 def test_errors_for_visitors_go_through(error, caplog):
-    with pytest.raises(type(error)) as told, ui.shown("sentiment"):
+    with pytest.raises(type(error)) as told, events.shown("sentiment"):
         raise error
     assert told.value is error
     assert not caplog.records
@@ -32,7 +32,7 @@ def test_errors_for_visitors_go_through(error, caplog):
 def test_any_other_error_gets_a_number_and_is_logged(caplog):
     from components.errors import DemoError
 
-    with caplog.at_level(logging.ERROR), pytest.raises(DemoError) as told, ui.shown("sentiment"):
+    with caplog.at_level(logging.ERROR), pytest.raises(DemoError) as told, events.shown("sentiment"):
         raise ZeroDivisionError("secret detail")
     sentence = str(told.value)
     (number,) = re.findall(r"number ([0-9a-f]{6})", sentence)
@@ -50,7 +50,7 @@ def test_two_errors_have_two_numbers():
 
     sentences = set()
     for _ in range(2):
-        with pytest.raises(DemoError) as told, ui.shown("x"):
+        with pytest.raises(DemoError) as told, events.shown("x"):
             raise ValueError
         sentences.add(str(told.value))
     assert len(sentences) == 2
@@ -58,7 +58,7 @@ def test_two_errors_have_two_numbers():
 
 def test_an_abandoned_generator_is_no_error(caplog):
     def steps():
-        with ui.shown("x"):
+        with events.shown("x"):
             yield 1
             yield 2
 
@@ -80,7 +80,7 @@ def test_the_theme_is_made_without_a_network():
 def test_without_an_answer_files_are_hidden_and_choices_stay():
     import gradio as gr
 
-    assert ui._emptied(gr.HTML()) is None
-    hidden = ui._emptied(gr.DownloadButton("CSV"))
+    assert showing.blank(gr.HTML()) is None
+    hidden = showing.blank(gr.DownloadButton("CSV"))
     assert hidden["value"] is None and hidden["visible"] is False
-    assert ui._emptied(gr.Radio(["a", "b"], value="a")) == gr.skip()
+    assert showing.blank(gr.Radio(["a", "b"], value="a")) == gr.skip()

@@ -261,7 +261,7 @@ def test_the_app_there(monkeypatch):
 
 def test_a_run_knows_who_asked():
     """The time on the GPU is counted for the visitor whose request Gradio keeps in the context."""
-    from components.page import ui
+    from components.page import events
     from components.server.access import NOBODY
     from components.server.line import Line
 
@@ -269,8 +269,8 @@ def test_a_run_knows_who_asked():
 
     async def visit() -> Any:
         asked.set("somebody")
-        told = ui.Told()
-        ui._start(Line(), sentiment.DEMO, lambda stopped: asked.get(), (), told, NOBODY)
+        told = events.Told()
+        events.start(Line(), sentiment.DEMO, lambda stopped: asked.get(), (), told, NOBODY)
         return await told.next(10)
 
     assert asyncio.run(visit()) == "somebody"

@@ -74,7 +74,7 @@ _number.__name__, _amount.__name__ = "number", "positive number"  # argparse sho
 
 
 def _setting(default: Any, env: str, text: str, **options: Any) -> Any:
-    """A field whose metadata is all that the command line and the README need."""
+    """A field whose metadata is all that the command line and docs/settings.md need."""
     about = {"env": env, "help": text, **options}
     if callable(default):
         return field(default_factory=default, metadata=about)

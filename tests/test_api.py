@@ -21,7 +21,7 @@ from PIL import Image
 from demos import speech
 from tests.serving import served
 
-README = Path(__file__).parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent / "docs" / "api.md"
 
 
 @pytest.fixture(scope="module")
@@ -366,7 +366,7 @@ def test_an_address_that_cannot_be_fetched_is_answered_with_a_sentence(client):
             client.predict(handle_file(place), api_name="/classify_image")
 
 
-# Plain HTTP, and the README
+# Plain HTTP, and the documentation
 
 
 def events(lines):
@@ -420,13 +420,14 @@ def test_curl_is_told_what_is_wrong(client):
 
 
 def blocks(language):
-    """The code in the README's section on the API."""
-    section = README.read_text(encoding="utf-8").partition("## The API\n")[2].partition("\n## ")[0]
-    return re.findall(rf"^```{language}\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
+    """The code in the documentation of the API."""
+    return re.findall(
+        rf"^```{language}\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
 
 
 @pytest.mark.parametrize(("language", "program"), [("python", sys.executable), ("bash", "bash")])
-def test_the_programs_in_the_readme_run(client, tmp_path, language, program):
+def test_the_programs_in_the_documentation_run(client, tmp_path, language, program):
     if not shutil.which(program) or (language == "bash" and not shutil.which("curl")):
         pytest.skip("bash or curl is not installed")
     sound, rate = soundfile.read(speech.CLIP)

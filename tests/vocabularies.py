@@ -1,6 +1,6 @@
 """Vocabularies: tokenizers of any size in the files that hub repositories hold, copied from none of them.
 
-Pieces are learnt from the README of this project; what is missing to the size wanted is filled up with
+Pieces are learnt from the documentation of this project; what is missing to the size wanted is filled up with
 tokens that no text leads to. So texts are cut into more tokens than by the real ones, which were learnt
 from more.
 """
@@ -92,7 +92,8 @@ def _config(tokenizer: Any) -> str:
 
 @cache
 def _text() -> tuple[str, ...]:
-    return tuple((ROOT / "README.md").read_text(encoding="utf-8").splitlines())
+    pages = ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))
+    return tuple(line for page in pages for line in page.read_text(encoding="utf-8").splitlines())
 
 
 @cache

@@ -2,7 +2,7 @@
 
 LoRA on all-MiniLM-L6-v2 and a new head of three labels, trained on pairs of premise and hypothesis. Such a
 classifier sorts texts into any labels, each put into a sentence as the hypothesis (Yin et al. 2019). It does
-so less well than the encoder's own similarity, which is why the app has no such starter: see the README.
+so less well than the encoder's own similarity, which is why the app has no such starter: see docs/quality.md.
 
     python -m training.entailment --data PATH --out FOLDER
 """
